@@ -1,0 +1,188 @@
+"""Measure several models in turns, each in a process of its own, and keep every raw number.
+
+All workers are started first; only one of them works at a time. Latency is measured in rounds: in each, every model
+gets one block of repeats, in an order drawn anew, so that a slow minute of the machine falls on all of them.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from benchmarks.process import COMMAND, Process, WorkerError
+from benchmarks.rows import Entry, Measured, Scored, Setting, Units, rows_of
+from compress.core.console import Advance, log, progress
+from compress.core.machine import cores, this_machine
+from compress.core.store import Store
+from compress.core.types import Row, to_json
+
+BLOCK = 5  # repeats in a row before the next model's turn
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """On what data the models are scored. images: how many there are to score, for the progress display."""
+
+    data: tuple[str, ...]
+    split: str
+    limit: int | None
+    images: int
+    units: Units
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How it is measured. threads: 0 for all. scoring: None for latency only."""
+
+    repeats: int = 30
+    warmup: int = 5
+    threads: int = 0
+    batch: int = 1
+    seed: int = 0
+    scoring: Scoring | None = None
+
+
+@dataclass
+class Outcome:
+    """What a run gave: its rows, and why some models have none."""
+
+    run: str
+    rows: list[Row] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class _Bench:
+    measured: Measured
+    process: Process
+    alive: bool = True
+
+
+def measure(store: Store, entries: Sequence[Entry], plan: Plan, *, command: Sequence[str] = COMMAND) -> Outcome:
+    """Measure every entry and append the rows to the store, the finished ones also when interrupted.
+
+    Args:
+        store: Where the artifacts lie and the rows go.
+        entries: What to measure.
+        plan: How.
+        command: What starts a worker.
+
+    Returns:
+        Rows of every entry that came through; an entry whose worker failed has none.
+    """
+    setting = Setting(_run_id(), this_machine(plan.threads), plan.batch, BLOCK, plan.threads or cores())
+    outcome = Outcome(setting.run)
+    units = plan.scoring.units if plan.scoring else {}
+    with _benches(entries, command) as benches:
+        try:
+            _measure(benches, store, plan, setting, outcome)
+        finally:
+            for bench in benches:
+                outcome.rows += rows_of(bench.measured, setting, units) if bench.alive else []
+            if outcome.rows:
+                store.add_rows(outcome.rows)
+    return outcome
+
+
+def _run_id() -> str:
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+
+
+@contextmanager
+def _benches(entries: Sequence[Entry], command: Sequence[str]) -> Iterator[list[_Bench]]:
+    benches: list[_Bench] = []
+    try:
+        for entry in entries:
+            benches.append(_Bench(Measured(entry), Process(command)))  # noqa: PERF401  # each is closed below
+        yield benches
+    finally:
+        for bench in benches:
+            bench.process.close()
+
+
+def _measure(benches: list[_Bench], store: Store, plan: Plan, setting: Setting, outcome: Outcome) -> None:
+    with progress("load and warm up", len(benches)) as advance:
+        _each(benches, lambda bench: _load(bench, store, plan, setting.threads, advance), outcome)
+    _rounds(benches, plan, outcome)
+    # before anything is scored: that imports what the measured model does not need
+    _each(benches, _weigh, outcome)
+    if plan.scoring is not None:
+        scoring = plan.scoring
+        with progress("score", len(benches) * scoring.images) as advance:
+            _each(benches, lambda bench: _score(bench, scoring, plan.seed, advance), outcome)
+
+
+def _each(benches: Sequence[_Bench], do: Callable[[_Bench], None], outcome: Outcome) -> None:
+    """Do it for each bench that is alive, one after the other; one that fails does not take the others along."""
+    for bench in benches:
+        if not bench.alive:
+            continue
+        try:
+            do(bench)
+        except WorkerError as error:
+            bench.alive = False
+            bench.process.close()
+            entry = bench.measured.entry
+            outcome.failed[f"{entry.artifact.id} {entry.target}"] = str(error)
+            log.error("%s (%s) on %s failed: %s", entry.artifact.name, entry.artifact.id, entry.target, error)
+
+
+def _load(bench: _Bench, store: Store, plan: Plan, threads: int, advance: Advance) -> None:
+    measured, entry = bench.measured, bench.measured.entry
+    reply = bench.process.ask(
+        "load",
+        target=entry.target,
+        store=str(store.root),
+        artifact=to_json(entry.artifact),
+        path=str(entry.path or ""),
+        height=entry.height,
+        width=entry.width,
+        threads=threads,
+        batch=plan.batch,
+        seed=plan.seed,
+    )
+    measured.load, measured.memory_before, measured.describe = reply["seconds"], reply["before"], reply["describe"]
+    measured.first = _run(bench, 1)[0]
+    _run(bench, plan.warmup)
+    advance(entry.artifact.name)
+
+
+def _run(bench: _Bench, count: int) -> list[float]:
+    seconds: list[float] = bench.process.ask("run", count=count)["seconds"]
+    return seconds
+
+
+def _rounds(benches: list[_Bench], plan: Plan, outcome: Outcome) -> None:
+    rng, blocks = random.Random(plan.seed), _blocks(plan.repeats)
+    latencies: dict[int, list[float]] = {bench.process.id: [] for bench in benches}
+    with progress(f"measure {plan.repeats} repeats in turns", len(blocks) * len(benches)) as advance:
+        for block in blocks:
+
+            def turn(bench: _Bench, count: int = block) -> None:
+                _run(bench, 1)  # wakes its caches and threads: the model before it had them
+                latencies[bench.process.id] += _run(bench, count)
+                advance(bench.measured.entry.artifact.name)
+
+            _each(rng.sample(benches, len(benches)), turn, outcome)
+    for bench in benches:
+        bench.measured.latencies = tuple(latencies[bench.process.id])
+
+
+def _blocks(repeats: int) -> list[int]:
+    whole, rest = divmod(repeats, BLOCK)
+    return [BLOCK] * whole + ([rest] if rest else [])
+
+
+def _weigh(bench: _Bench) -> None:
+    bench.measured.memory_peak = bench.process.ask("memory")["peak"]
+
+
+def _score(bench: _Bench, scoring: Scoring, seed: int, advance: Advance) -> None:
+    reply = bench.process.ask(
+        "evaluate", advance, data=scoring.data, split=scoring.split, seed=seed, limit=scoring.limit
+    )
+    bench.measured.scored = Scored(reply["metrics"], tuple(reply["losses"]), reply["data"], scoring.split)

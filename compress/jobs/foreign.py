@@ -1,0 +1,208 @@
+"""Networks from elsewhere: an ONNX file, or a checkpoint of a network we know, turned into an artifact."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from compress.core.console import log
+from compress.core.errors import ArtifactError
+from compress.core.machine import commit, this_machine, versions
+from compress.core.networks import Network, kind_of
+from compress.core.store import Store, sha256_of, stage_key
+from compress.core.types import Artifact, ImageSpec
+from compress.formats.onnx import OnnxRunner, Port, Signature, inspect
+from compress.formats.safetensors import Safetensors
+from compress.jobs.desk import now
+from compress.kit.graph import count_macs, count_parameters, load_state, read_checkpoint
+from compress.kit.images import prepare
+from compress.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a foreign file wants its pictures. None: the task's own preprocessing."""
+
+    task: str = "saliency"
+    size: int | None = None
+    scale: Literal["255", "max"] | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    output: str = ""
+    name: str = ""
+
+
+def import_onnx(store: Store, path: Path, reading: Reading, *, again: bool = False) -> Artifact:
+    """Copy an ONNX file into the store as an artifact; the same file read the same way is found again.
+
+    Raises:
+        ArtifactError: If it is no ONNX file, or has no input or output that is an image.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"no file {path}", hint="give the path of an .onnx file")
+    key = stage_key("import", asdict(reading), lineage=[sha256_of(path)], data="")
+    artifact = None if again else store.find(key)
+    if artifact is not None:
+        return artifact
+    signature = inspect(path)
+    spec = _input(signature, reading, path)
+    output = replace(TASKS.get(reading.task).output, name=_output(signature, reading, path))
+    output = replace(output, height=spec.height, width=spec.width)
+    record = _record(
+        key,
+        reading.name or path.stem,
+        reading.task,
+        str(path),
+        format="onnx",
+        dtype=signature.dtype,
+        input=spec,
+        output=output,
+        parameters=signature.parameters,
+        macs=signature.macs,
+    )
+    with store.draft() as draft:
+        shutil.copyfile(path, draft / "model.onnx")
+        _try(draft, record)
+        return store.publish(draft, record)
+
+
+def import_checkpoint(store: Store, path: Path, network: Network, *, name: str = "", again: bool = False) -> Artifact:
+    """Load a .pth or .safetensors file into one of our networks and publish it; nothing in the file is executed.
+
+    Raises:
+        ArtifactError: If the file is not weights, or its keys are not the network's.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"no file {path}", hint="give the path of a .pth or .safetensors file")
+    key = stage_key("import", {"teacher": network.name, "name": name}, lineage=[sha256_of(path)], data="")
+    found = None if again else store.find(key)
+    if found is not None:
+        return found
+    module = network.build()
+    load_state(module, read_checkpoint(path))
+    task = TASKS.get(network.task)
+    size = {"height": network.size, "width": network.size}
+    record = _record(
+        key,
+        name or network.name,
+        task.name,
+        str(path),
+        network=network.name,
+        kind=kind_of(network.name),
+        format="safetensors",
+        dtype="float32",
+        input=replace(task.input, **size),
+        output=replace(task.output, **size),
+        parameters=count_parameters(module),
+        macs=count_macs(module, (network.size, network.size), channels=task.input.channels),
+    )
+    with store.draft() as draft:
+        Safetensors().write(module, draft)
+        return store.publish(draft, record)
+
+
+def _record(
+    key: str,
+    name: str,
+    task: str,
+    source: str,
+    *,
+    format: str,
+    dtype: str,
+    input: ImageSpec,
+    output: ImageSpec,
+    parameters: int,
+    macs: int,
+    network: str = "",
+    kind: Literal["teacher", "student", "foreign"] = "foreign",
+) -> Artifact:
+    return Artifact(
+        id="",
+        name=name,
+        kind=kind,
+        task=task,
+        network=network,
+        network_options={},
+        format=format,
+        dtype=dtype,
+        method="import",
+        options={"file": source},
+        parent="",
+        parent_sha256="",
+        teacher="",
+        key=key,
+        input=input,
+        output=output,
+        files=(),
+        parameters=parameters,
+        macs=macs,
+        data="",
+        metrics={},
+        machine=this_machine(),
+        seed=0,
+        versions=versions(),
+        commit=commit(),
+        created=now(),
+        seconds=0.0,
+    )
+
+
+def _input(signature: Signature, reading: Reading, path: Path) -> ImageSpec:
+    spec = TASKS.get(reading.task).input
+    fitting = [port for port in signature.inputs if len(port.shape) == 4 and port.shape[1] in (spec.channels, None)]
+    if len(signature.inputs) != 1 or not fitting:
+        raise ArtifactError(
+            f"{path} takes {_ports(signature.inputs)}; wanted one image (N, {spec.channels}, H, W) for {reading.task}",
+            hint="export the network with one image input",
+        )
+    _, _, height, width = fitting[0].shape
+    size = reading.size or spec.height
+    if reading.size and height not in (None, reading.size):
+        raise ArtifactError(f"{path} runs at {height}x{width} only, --size {reading.size} was asked",
+                            hint="leave --size out")  # fmt: skip
+    return replace(
+        spec,
+        name=fitting[0].name,
+        height=height or size,
+        width=width or size,
+        dynamic=height is None and width is None,
+        scale=reading.scale or spec.scale,
+        mean=tuple(reading.mean) if reading.mean else spec.mean,
+        std=tuple(reading.std) if reading.std else spec.std,
+    )
+
+
+def _output(signature: Signature, reading: Reading, path: Path) -> str:
+    names = [port.name for port in signature.outputs]
+    if reading.output and reading.output not in names:
+        raise ArtifactError(f"{path} has no output '{reading.output}'", hint=f"it has: {', '.join(names)}")
+    name = reading.output or names[0]
+    if len(names) > 1 and not reading.output:
+        log.info("%s has %d outputs (%s), taking the first; --output NAME takes another",
+                 path.name, len(names), ", ".join(names))  # fmt: skip
+    return name
+
+
+def _ports(ports: Sequence[Port]) -> str:
+    return ", ".join(f"{port.name} {list(port.shape)}" for port in ports) or "nothing"
+
+
+def _try(folder: Path, record: Artifact) -> None:
+    """Run one photo: the file must give a picture of the task's channels, and should keep to its range."""
+    task = TASKS.get(record.task)
+    photo = task.open(["builtin"], "test").original(0)["image"]
+    runner = OnnxRunner(folder / "model.onnx", output=record.output.name)
+    picture = runner(prepare(photo, record.input)[None])
+    if picture.ndim != 4 or picture.shape[1] != task.output.channels:
+        raise ArtifactError(
+            f"output '{record.output.name}' has shape {picture.shape}, wanted (1, {task.output.channels}, H, W)",
+            hint="name another output with --output",
+        )
+    if picture.min() < task.output.low - 0.01 or picture.max() > task.output.high + 0.01:
+        log.warning(
+            "output '%s' ranges %.3g..%.3g, %s expects %g..%g: are these logits? metrics will suffer",
+            record.output.name, picture.min(), picture.max(), task.name, task.output.low, task.output.high,
+        )  # fmt: skip

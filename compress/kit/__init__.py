@@ -1,0 +1,1 @@
+"""Shared parts that know no task and no method."""

@@ -1,0 +1,1 @@
+"""Methods: artifact(s) in, artifact out; each file is one sub-command of `compress`."""

@@ -1,0 +1,78 @@
+"""Run an artifact on photos and write what a user wants to see: the mask, the cut-out with alpha."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from compress.core.console import log, progress
+from compress.core.errors import DataError
+from compress.core.options import Common
+from compress.core.store import Store, written_whole
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Options(Common):
+    """Flags of `compress apply`."""
+
+    model: str = ""
+    """Id, id prefix, name or .onnx file; the newest artifact when not given."""
+    out: Path = Path("out")
+    """Folder for the pictures."""
+    size: int | None = None
+    """Pixels a side the network runs at; its own when not given."""
+
+
+def run(
+    photos: Annotated[list[Path], Parameter(help="Photos, or folders of them.")], *, options: Options
+) -> list[Path]:
+    """Run an artifact on photos and write what a user wants to see: the mask, the cut-out with alpha."""
+    from compress.jobs.evaluate import input_at, predict
+    from compress.jobs.models import open_runner, pick
+    from compress.kit.images import read_rgb
+    from compress.tasks import TASKS
+
+    files = _files(photos)
+    store = Store(options.store)
+    artifact = pick(store, options.model)
+    task, spec = TASKS.get(artifact.task), input_at(artifact, options.size)
+    if options.dry_run:
+        print(f"would run {artifact.id} on {len(files)} photos and write to {options.out}")
+        return []
+    runner = open_runner(store, artifact)
+    written = []
+    with progress(f"apply {artifact.name}", len(files)) as advance:
+        for file in files:
+            photo = read_rgb(file)
+            for kind, picture in task.pictures(photo, predict(runner, spec, photo)).items():
+                path = options.out / f"{file.stem}.{kind}.png"
+                with written_whole(path) as temporary:
+                    picture.save(temporary, format="PNG")
+                written.append(path)
+            advance()
+    if options.json:
+        print(json.dumps({"model": artifact.id, "files": [str(path) for path in written]}))
+    else:
+        for path in written:
+            log.info("wrote %s", path)
+        print(artifact.id)
+    return written
+
+
+def _files(photos: list[Path]) -> list[Path]:
+    from compress.kit.images import list_images
+
+    files: list[Path] = []
+    for path in photos:
+        if path.is_dir():
+            files += list_images(path)
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise DataError(f"no photo {path}", hint="give image files or a folder of them")
+    if not files:
+        raise DataError(f"no images in {', '.join(map(str, photos))}", hint="give image files or a folder of them")
+    return files

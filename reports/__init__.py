@@ -1,0 +1,1 @@
+"""Reports: what compression cost, as one page, made from the store alone. A report never measures."""

@@ -1,0 +1,191 @@
+"""Every model beside its teacher: size ratio, speed within one run, loss over the same images, the thesis's line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from compress.core.types import Artifact
+from reports.frame import SETTING, newest, wide
+from reports.intervals import Interval, percentiles, relative_change, speedup
+from reports.lineage import Role, Thesis, describe, role_of, thesis_of
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What agrees within one column of speeds."""
+
+    target: str
+    pixels: int
+    batch: int
+    threads: int
+    cpu: str
+    gpu: str
+
+    @property
+    def label(self) -> str:
+        """In one line: "320 px, batch 1, 2 threads"."""
+        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
+        pixels = f"{self.pixels} px, " if self.pixels else ""
+        return f"{pixels}batch {self.batch}, {threads}" if self.batch else f"{pixels}{threads}"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One model's speed in one setting. Seconds, bytes; None where it was not measured.
+
+    ``faster`` comes from the newest run that has the teacher too, ``ratio_run``; None where no run has both.
+    """
+
+    latency: float
+    p90: float
+    p99: float
+    repeats: int
+    run: str
+    load: float | None
+    first: float | None
+    throughput: float | None
+    peak_memory: float | None
+    faster: Interval | None
+    ratio_run: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model of a block, with all that is known of it. Bytes, seconds, shares of the teacher's."""
+
+    artifact: Artifact
+    role: Role
+    made: str
+    size: float
+    size_ratio: float
+    values: Mapping[str, float]  # metrics, parameters, macs
+    loss_target: str
+    change: Interval | None
+    speeds: Mapping[Setting, Speed]
+    thesis: Thesis | None
+
+    @property
+    def rejected(self) -> str:
+        """Why it was rejected, "" if it was not."""
+        why = self.artifact.notes.get("rejected")
+        return "" if not why else why if isinstance(why, str) else "it failed the check it was made under"
+
+
+def target_order(frame: pd.DataFrame) -> list[str]:
+    """Targets, the one that most models were scored on first."""
+    models = frame.groupby("target")["artifact"].nunique()
+    return sorted(models.index, key=lambda target: (-models[target], target != "cpu", target))
+
+
+def settings_of(frame: pd.DataFrame) -> list[Setting]:
+    """Settings in which latency was measured: by target, those of the newest row first."""
+    timed = frame[frame["quantity"] == "latency"]
+    last = timed.groupby(list(SETTING))["order"].max().sort_values(ascending=False)
+    settings = [Setting(*key) for key in last.index]
+    rank = {target: position for position, target in enumerate(target_order(timed))}
+    return sorted(settings, key=lambda setting: rank[setting.target])
+
+
+def compare(frame: pd.DataFrame, scored: pd.DataFrame, artifacts: Sequence[Artifact], teacher: Artifact,
+            known: Mapping[str, Artifact]) -> list[Line]:  # fmt: skip
+    """Set every model beside the teacher.
+
+    Args:
+        frame: All rows of the task.
+        scored: Its quality rows on one data set.
+        artifacts: What to show, in order.
+        teacher: What to compare with.
+        known: All artifacts by id, for names.
+    """
+    targets = target_order(scored if len(scored) else frame)
+    targets += [target for target in target_order(frame) if target not in targets]
+    table = wide(pd.concat([frame[frame["group"] == "static"], scored]), targets)
+    losses = _losses(scored, targets)
+    settings = settings_of(frame)
+    sizes = {a.id: _known(table, a.id, "size") or float(a.bytes) for a in (*artifacts, teacher)}
+    return [
+        Line(
+            artifact=artifact,
+            role=role_of(artifact, teacher),
+            made=describe(artifact, teacher, known),
+            size=sizes[artifact.id],
+            size_ratio=sizes[teacher.id] / sizes[artifact.id],
+            values=_born(artifact) | (table.loc[artifact.id].dropna().to_dict() if artifact.id in table.index else {}),
+            loss_target=losses[artifact.id]["target"] if artifact.id in losses else "",
+            change=_change(losses, artifact, teacher),
+            speeds={s: speed for s in settings if (speed := _speed(_within(frame, s), artifact.id, teacher.id))},
+            thesis=thesis_of(artifact, known),
+        )
+        for artifact in artifacts
+    ]
+
+
+def _born(artifact: Artifact) -> dict[str, float]:
+    counts = {"parameters": float(artifact.parameters), "macs": float(artifact.macs)}
+    return {name: value for name, value in counts.items() if value}
+
+
+def _known(table: pd.DataFrame, artifact: str, column: str) -> float | None:
+    if artifact not in table.index or column not in table:
+        return None
+    value: Any = table.loc[artifact, column]
+    return None if pd.isna(value) else float(value)
+
+
+def _losses(scored: pd.DataFrame, targets: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The loss row that is shown of each model: on the first target that has one."""
+    rows = newest(scored[scored["quantity"] == "loss"])
+    rank = rows["target"].map({target: position for position, target in enumerate(targets)})
+    first = rows.assign(rank=rank).sort_values("rank").drop_duplicates("artifact")
+    return {str(record["artifact"]): record for record in first.to_dict("records")}
+
+
+def _change(losses: Mapping[str, dict[str, Any]], artifact: Artifact, teacher: Artifact) -> Interval | None:
+    if artifact.id == teacher.id or artifact.id not in losses or teacher.id not in losses:
+        return None
+    mine, theirs = losses[artifact.id], losses[teacher.id]
+    if not theirs["value"] > 0:
+        return None
+    images = [np.asarray(row["repeats"], dtype=np.float64) for row in (theirs, mine)]
+    summed = all(len(x) and np.isclose(x.mean(), row["value"]) for x, row in zip(images, (theirs, mine), strict=True))
+    if not summed or len(images[0]) != len(images[1]):  # not image by image: nothing to pair
+        return Interval(mine["value"] / theirs["value"] - 1, None, None, 0)
+    return relative_change(images[0], images[1])
+
+
+def _within(frame: pd.DataFrame, setting: Setting) -> pd.DataFrame:
+    chosen = frame["group"] == "speed"
+    for field in SETTING:
+        chosen &= frame[field] == getattr(setting, field)
+    return frame[chosen]
+
+
+def _speed(rows: pd.DataFrame, artifact: str, teacher: str) -> Speed | None:
+    mine = rows[rows["artifact"] == artifact]
+    last = mine.drop_duplicates("quantity", keep="last").set_index("quantity")
+    if "latency" not in last.index:
+        return None
+    latency = last.loc["latency"]
+    repeats = tuple(latency["repeats"]) or (latency["value"],)
+    _, p90, p99 = percentiles(repeats)
+    others = {name: float(last["value"][name]) if name in last.index else None
+              for name in ("load", "first", "throughput", "peak_memory")}  # fmt: skip
+    faster, run = _faster(rows[rows["quantity"] == "latency"], artifact, teacher)
+    return Speed(float(latency["value"]), p90, p99, len(repeats), str(latency["run"]), **others, faster=faster,
+                 ratio_run=run)  # fmt: skip
+
+
+def _faster(latencies: pd.DataFrame, artifact: str, teacher: str) -> tuple[Interval | None, str]:
+    """The ratio within the newest run that has both: only what was measured in turns may be compared."""
+    mine, theirs = (latencies[latencies["artifact"] == who].drop_duplicates("run", keep="last") for who in (artifact, teacher))
+    both = mine.merge(theirs, on="run", suffixes=("", "_teacher")).sort_values("order")
+    if artifact == teacher or both.empty:
+        return None, ""
+    row = both.iloc[-1]
+    samples = [tuple(row[f"repeats{side}"]) or (row[f"value{side}"],) for side in ("_teacher", "")]
+    return speedup(samples[0], samples[1]), str(row["run"])

@@ -1,0 +1,80 @@
+"""Intervals derived from raw repeats: percentiles, ratios of medians, paired differences over images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVEL = 0.95
+RESAMPLES = 2000
+FEWEST_IMAGES = 10  # below these a bootstrap interval is far too narrow, so none is given
+FEWEST_REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its 95 % interval; ``low`` and ``high`` are None where there is too little to tell.
+
+    ``n`` counts the images or repeats behind it.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+    def beyond(self, null: float) -> int:
+        """1 if the whole interval is above ``null``, -1 if below, 0 if it holds ``null`` or there is none."""
+        if self.low is None or self.high is None:
+            return 0
+        return int(self.low > null) - int(self.high < null)
+
+
+def percentiles(repeats: Sequence[float]) -> tuple[float, float, float]:
+    """p50, p90 and p99 of raw samples, linear between neighbours; at least one sample."""
+    low, middle, high = np.percentile(np.asarray(repeats, dtype=np.float64), (50, 90, 99))
+    return float(low), float(middle), float(high)
+
+
+def speedup(teacher: Sequence[float], model: Sequence[float]) -> Interval:
+    """How many times faster the model is: ratio of median latencies, teacher over model.
+
+    Percentile bootstrap (Efron & Tibshirani 1993, chapter 13), both sides resampled on their own.
+    """
+    t, m = np.asarray(teacher, dtype=np.float64), np.asarray(model, dtype=np.float64)
+    value = float(np.median(t) / np.median(m))
+    if min(len(t), len(m)) < FEWEST_REPEATS:
+        return Interval(value, None, None, min(len(t), len(m)))
+
+    def once(random: np.random.Generator) -> float:
+        return float(np.median(random.choice(t, len(t))) / np.median(random.choice(m, len(m))))
+
+    return _bootstrap(value, once, min(len(t), len(m)))
+
+
+def relative_change(teacher: Sequence[float], model: Sequence[float]) -> Interval:
+    """How much more a model loses, over the same images in the same order: mean(model) / mean(teacher) - 1.
+
+    Images are resampled in pairs, so what makes an image hard for both cancels out. The teacher's mean is above 0.
+    """
+    t, m = np.asarray(teacher, dtype=np.float64), np.asarray(model, dtype=np.float64)
+    assert t.shape == m.shape, f"{t.shape} against {m.shape}: not the same images"
+    value = float(m.mean() / t.mean() - 1)
+    if len(t) < FEWEST_IMAGES:
+        return Interval(value, None, None, len(t))
+
+    def once(random: np.random.Generator) -> float:
+        drawn: NDArray[np.int64] = random.integers(len(t), size=len(t))
+        return float(m[drawn].sum() / t[drawn].sum() - 1)
+
+    return _bootstrap(value, once, len(t))
+
+
+def _bootstrap(value: float, once: Callable[[np.random.Generator], float], n: int) -> Interval:
+    random = np.random.default_rng(0)  # the same store gives the same page
+    draws = np.asarray([once(random) for _ in range(RESAMPLES)])
+    low, high = np.quantile(draws, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return Interval(value, float(low), float(high), n)

@@ -1,0 +1,205 @@
+"""The page before it is laid out: a section a task, a block a data set, and how everything was made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from compress.core.store import Store
+from compress.core.types import Artifact, Better, Machine, Row
+from reports import words
+from reports.compare import Line, Setting, compare, settings_of, target_order
+from reports.finding import finding, remarks, warnings
+from reports.frame import DATASET, newest, tidy
+from reports.lineage import ordered, teacher_of
+from reports.pictures import Strip, strip_of
+from reports.provenance import Data, Machines, Made, Run, data_of, made_of, runs_of, when
+from reports.tables import Table, by_target, comparison, speed
+
+
+@dataclass(frozen=True)
+class Block:
+    """The comparison on one data set."""
+
+    anchor: str
+    heading: str
+    data: str
+    finding: str
+    remarks: tuple[str, ...]
+    warnings: tuple[str, ...]
+    lines: tuple[Line, ...]
+    settings: tuple[Setting, ...]  # whose latency the comparison shows, one a target
+    comparison: Table
+    targets: Table | None  # the metrics on each target, where there are several
+    strip: Strip | None
+    glossary: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Speed and memory in one setting."""
+
+    setting: Setting
+    machine: str
+    software: str
+    table: Table
+
+
+@dataclass(frozen=True)
+class Section:
+    """One task."""
+
+    task: str
+    teacher: Artifact
+    blocks: tuple[Block, ...]
+    speeds: tuple[Speeds, ...]
+    runs: tuple[Run, ...]
+    made: tuple[Made, ...]
+    data: tuple[Data, ...]
+    unmeasured: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything the templates show. ``frame``: the rows behind it, newest only."""
+
+    title: str
+    newest: str
+    models: int
+    sections: tuple[Section, ...]
+    machines: tuple[tuple[str, Machine], ...]
+    frame: pd.DataFrame
+
+
+def page_of(store: Store, artifacts: Sequence[Artifact], rows: Sequence[Row], *, title: str,
+            chosen: frozenset[str]) -> Page:  # fmt: skip
+    """Set out all there is to say.
+
+    Args:
+        store: Where the pictures lie.
+        artifacts: All of the store, oldest first.
+        rows: All of the store, oldest first.
+        title: Of the page.
+        chosen: Ids of the models to show beside their teacher; empty for all.
+    """
+    machines, sections, frames = Machines(), [], []
+    by_task: dict[str, list[Artifact]] = {}
+    for artifact in artifacts:
+        by_task.setdefault(artifact.task, []).append(artifact)
+    for task, members in sorted(by_task.items(), key=lambda item: -len(item[1])):
+        frame = tidy(members, rows)
+        teacher = teacher_of(members, set(frame["artifact"]))
+        wanted = {a.id for a in members if not chosen or a.id in chosen or a.id == teacher.id}
+        frame = frame[frame["artifact"].isin(wanted)]
+        if set(frame["artifact"]) & (chosen or wanted):
+            sections.append(_section(store, task, members, teacher, wanted, frame, machines))
+            frames.append(newest(frame))
+    known = pd.concat(frames)
+    last = known.sort_values("order")["created"].iloc[-1]
+    shown = sum(len(section.made) for section in sections)
+    return Page(title, when(str(last)), shown, tuple(sections), tuple(machines.list), known)
+
+
+def _section(store: Store, task: str, members: Sequence[Artifact], teacher: Artifact, wanted: set[str],
+             frame: pd.DataFrame, machines: Machines) -> Section:  # fmt: skip
+    known = {artifact.id: artifact for artifact in members}
+    measured = set(frame["artifact"])
+    shown = [a for a in members if a.id in wanted and (a.id in measured or a.notes.get("rejected") or a.id == teacher.id)]
+    shown = ordered(shown, teacher, known)
+    blocks = _blocks(store, task, frame, shown, teacher, known)
+    used = _used(frame, blocks)
+    return Section(
+        task=task,
+        teacher=teacher,
+        blocks=tuple(blocks),
+        speeds=tuple(_speeds(frame, blocks[0].lines, machines)),
+        runs=tuple(runs_of(frame[frame["run"].isin(used)], machines)),
+        made=tuple(made_of(artifact, known, machines) for artifact in shown),
+        data=tuple(data_of(newest(frame), shown)),
+        unmeasured=tuple(a.name for a in members if a.id in wanted and a not in shown),
+    )
+
+
+def _used(frame: pd.DataFrame, blocks: Sequence[Block]) -> set[str]:
+    """Runs that any number shown comes from."""
+    ratios = {speed.ratio_run for block in blocks for line in block.lines for speed in line.speeds.values()}
+    return set(newest(frame)["run"]) | ratios
+
+
+def _blocks(store: Store, task: str, frame: pd.DataFrame, shown: Sequence[Artifact], teacher: Artifact,
+            known: dict[str, Artifact]) -> list[Block]:  # fmt: skip
+    quality = frame[frame["group"] == "quality"]
+    groups = [rows for _, rows in quality.groupby(list(DATASET), sort=False)] or [quality]
+    groups.sort(key=lambda rows: (-rows["artifact"].nunique(), -rows["order"].max() if len(rows) else 0))
+    blocks = []
+    for position, scored in enumerate(groups):
+        # a model that was scored nowhere still has its size and speed to show, once
+        elsewhere = set(quality["artifact"]) - set(scored["artifact"]) if position == 0 else set()
+        here = set(scored["artifact"]) | {teacher.id}
+        artifacts = [a for a in shown if a.id in here or (position == 0 and a.id not in elsewhere)]
+        blocks.append(_block(store, f"{task}-{position + 1}", frame, scored, artifacts, teacher, known))
+    return blocks
+
+
+def _block(store: Store, anchor: str, frame: pd.DataFrame, scored: pd.DataFrame, shown: Sequence[Artifact],
+           teacher: Artifact, known: dict[str, Artifact]) -> Block:  # fmt: skip
+    lines = tuple(compare(frame, scored, shown, teacher, known))
+    settings = _one_a_target(settings_of(frame))
+    metrics = _metrics(scored)
+    data = str(scored["data"].iloc[0]) if len(scored) else ""
+    return Block(
+        anchor=anchor,
+        heading=_heading(scored),
+        data=data,
+        finding=finding(lines, settings),
+        remarks=tuple(remarks(lines, settings)),
+        warnings=tuple(warnings(lines)),
+        lines=lines,
+        settings=tuple(settings),
+        comparison=comparison(lines, metrics, settings),
+        targets=_on_targets(scored, lines),
+        strip=strip_of(store, data, lines),
+        glossary=tuple((words.title(q), words.MEANINGS[q]) for q, _, _ in metrics if q in words.MEANINGS),
+    )
+
+
+def _one_a_target(settings: Sequence[Setting]) -> list[Setting]:
+    return list({setting.target: setting for setting in reversed(settings)}.values())[::-1]
+
+
+def _metrics(scored: pd.DataFrame) -> list[tuple[str, str, Better]]:
+    first = scored[scored["better"] != "none"].drop_duplicates("quantity")
+    found = [(str(r["quantity"]), str(r["unit"]), r["better"]) for r in first.to_dict("records")]
+    return found or [("loss", "1", "lower")]
+
+
+def _heading(scored: pd.DataFrame) -> str:
+    if scored.empty:
+        return "not scored on any data"
+    first = scored.iloc[0]
+    images = scored[scored["quantity"] == "images"]["value"]
+    parts = [f"{first['split']} split" if first["split"] else "", f"{images.iloc[-1]:.0f} images" if len(images) else "",
+             f"{first['pixels']} px" if first["pixels"] else ""]  # fmt: skip
+    return ", ".join([f"data {first['data']}", *(part for part in parts if part)])
+
+
+def _on_targets(scored: pd.DataFrame, lines: Sequence[Line]) -> Table | None:
+    targets = target_order(scored)
+    if len(targets) < 2:
+        return None
+    rows = newest(scored)
+    values = dict(zip(zip(rows["artifact"], rows["target"], rows["quantity"], strict=True), rows["value"], strict=True))
+    quantities = [(quantity, better) for quantity, _, better in _metrics(scored)][:2]
+    return by_target([line for line in lines if line.loss_target], values, quantities, targets)
+
+
+def _speeds(frame: pd.DataFrame, lines: Sequence[Line], machines: Machines) -> list[Speeds]:
+    found = []
+    for setting in settings_of(frame):
+        timed = frame[(frame["quantity"] == "latency") & (frame["target"] == setting.target) & (frame["cpu"] == setting.cpu)
+                      & (frame["gpu"] == setting.gpu)]  # fmt: skip
+        run = runs_of(timed.tail(1), machines)[0]
+        found.append(Speeds(setting, run.machine, run.software, speed(lines, setting)))
+    return found

@@ -1,0 +1,218 @@
+"""Tables of text that both templates lay out: the comparison, every target's losses, speed and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from compress.core.types import Better
+from reports import words
+from reports.compare import Line, Setting, Speed
+from reports.lineage import Role, Thesis, thesis_teacher
+from reports.words import MISSING
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading: what, in which unit, which way is better ("" for none), whether it is someone else's figure."""
+
+    title: str
+    unit: str = ""
+    better: Better = "none"
+    foreign: bool = False
+
+    @property
+    def arrow(self) -> str:
+        """The way that is better, as an arrow."""
+        return words.ARROWS[self.better]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value as text, what is said below it, and how it stands out."""
+
+    text: str
+    sub: str = ""
+    value: float | None = None  # what ``text`` shows, for finding the best
+    best: bool = False
+    bad: bool = False
+
+    @property
+    def missing(self) -> bool:
+        """Whether there is no value."""
+        return self.text == MISSING
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a table: the model and its cells."""
+
+    name: str
+    artifact: str
+    role: Role
+    made: str
+    rejected: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Headings and lines."""
+
+    columns: tuple[Column, ...]
+    entries: tuple[Entry, ...]
+
+
+GAP = Cell(MISSING)
+Make = Callable[[Line], Cell]
+
+
+def comparison(lines: Sequence[Line], metrics: Sequence[tuple[str, str, Better]], settings: Sequence[Setting]) -> Table:
+    """The thesis's table, size and loss of every model, with what it cost against the teacher and what it gained.
+
+    Args:
+        lines: Models in order, the teacher first.
+        metrics: Quantity, unit and better of the task's metrics, "loss" among them.
+        settings: The settings whose latency is shown, one a target.
+    """
+    parts: list[tuple[Column, Make]] = [(Column("Size", "MB", "lower"), _size)]
+    for quantity, unit, better in sorted(metrics, key=lambda metric: metric[0] != "loss"):
+        shown = "" if unit in ("1", "count") else unit
+        parts.append((Column(words.title(quantity), shown, better), _metric(quantity, metrics_target(lines))))
+    parts += [(Column(f"Latency, {s.target}", "ms", "lower"), _latency(s)) for s in settings]
+    if any(line.thesis for line in lines):
+        teacher = thesis_teacher(lines[0].artifact.task)
+        assert teacher is not None, "a line of the thesis without the thesis's first line"
+        parts += [
+            (Column("Size", "MB", foreign=True), lambda line: _thesis_size(line.thesis, teacher)),
+            (Column("Loss", foreign=True), lambda line: _thesis_loss(line.thesis, teacher)),
+        ]
+    return _table(lines, parts)
+
+
+def by_target(lines: Sequence[Line], values: dict[tuple[str, str, str], float], quantities: Sequence[tuple[str, Better]],
+              targets: Sequence[str]) -> Table:  # fmt: skip
+    """The same metrics on every target. values: by (artifact, target, quantity)."""
+
+    def make(target: str, quantity: str) -> Make:
+        def cell(line: Line) -> Cell:
+            value = values.get((line.artifact.id, target, quantity))
+            return GAP if value is None else Cell(words.number(value), value=value)
+
+        return cell
+
+    parts = [(Column(f"{words.title(quantity)}, {target}", "", better), make(target, quantity))
+             for quantity, better in quantities for target in targets]  # fmt: skip
+    return _table(lines, parts)
+
+
+def speed(lines: Sequence[Line], setting: Setting) -> Table:
+    """Speed and memory in one setting."""
+
+    def of(read: Callable[[Speed], float | None], write: Callable[[float], str]) -> Make:
+        def cell(line: Line) -> Cell:
+            known = line.speeds.get(setting)
+            value = read(known) if known else None
+            return GAP if value is None else Cell(write(value), value=value)
+
+        return cell
+
+    parts: list[tuple[Column, Make]] = [
+        (Column("Latency p50", "ms", "lower"), _latency(setting)),
+        (Column("p90", "ms", "lower"), of(lambda s: s.p90, words.ms)),
+        (Column("p99", "ms", "lower"), of(lambda s: s.p99, words.ms)),
+        (Column("First run", "ms", "lower"), of(lambda s: s.first, words.ms)),
+        (Column("Load", "ms", "lower"), of(lambda s: s.load, words.ms)),
+        (Column("Throughput", "images/s", "higher"), of(lambda s: s.throughput, words.three)),
+        (Column("Peak memory", "MB", "lower"), of(lambda s: s.peak_memory, words.mb)),
+        (Column("Repeats"), of(lambda s: s.repeats, words.count)),
+    ]
+    return _table([line for line in lines if setting in line.speeds], parts)
+
+
+def metrics_target(lines: Iterable[Line]) -> str:
+    """The target that most losses shown were taken on."""
+    targets = [line.loss_target for line in lines if line.loss_target]
+    return max(dict.fromkeys(targets), key=targets.count, default="")
+
+
+def _table(lines: Sequence[Line], parts: Sequence[tuple[Column, Make]]) -> Table:
+    columns = tuple(column for column, _ in parts)
+    rows = [[make(line) for _, make in parts] for line in lines]
+    for position, column in enumerate(columns):
+        rivals = [row[position].value for row, line in zip(rows, lines, strict=True) if not line.rejected]
+        best = _best([value for value in rivals if value is not None], column)
+        for row, line in zip(rows, lines, strict=True):
+            won = best is not None and row[position].value == best and not line.rejected
+            row[position] = replace(row[position], best=won)
+    return Table(columns, tuple(
+        Entry(line.artifact.name, line.artifact.id, line.role, line.made, line.rejected, tuple(row))
+        for line, row in zip(lines, rows, strict=True)
+    ))  # fmt: skip
+
+
+def _best(values: Sequence[float], column: Column) -> float | None:
+    if len(set(values)) < 2 or column.better == "none" or column.foreign:  # nothing to win
+        return None
+    return min(values) if column.better == "lower" else max(values)
+
+
+def _size(line: Line) -> Cell:
+    parameters = line.values.get("parameters")
+    notes = [] if line.role == "teacher" else [words.smaller(line.size_ratio)]
+    notes += [f"{words.count(parameters)} parameters"] if parameters else []
+    return Cell(words.mb(line.size), " · ".join(notes), value=line.size)
+
+
+def _metric(quantity: str, target: str) -> Make:
+    def cell(line: Line) -> Cell:
+        value = line.values.get(quantity)
+        if value is None:
+            return GAP
+        if quantity == "dead_masks":
+            images = line.values.get("images")
+            return Cell(f"{value:.0f}", f"of {images:.0f}" if images else "", value=value, bad=value > 0)
+        notes = []
+        if quantity == "loss":
+            notes = _change(line)
+            notes += [f"on {line.loss_target}"] if line.loss_target != target else []
+        return Cell(words.number(value), " · ".join(notes), value=value)
+
+    return cell
+
+
+def _change(line: Line) -> list[str]:
+    if line.change is None:
+        return []
+    change = f"{words.percent(line.change.value)} %"
+    return [f"{change} {words.between(line.change)}" if line.change.low is not None else change]
+
+
+def _latency(setting: Setting) -> Make:
+    def cell(line: Line) -> Cell:
+        known = line.speeds.get(setting)
+        if known is None:
+            return GAP
+        notes = []
+        if known.faster is not None:
+            notes = [words.faster(known.faster)]
+            notes += [f"in run {known.ratio_run}"] if known.ratio_run != known.run else []
+        elif line.role != "teacher":
+            notes = ["no run with the teacher"]
+        return Cell(words.ms(known.latency), " · ".join(notes), value=known.latency)
+
+    return cell
+
+
+def _thesis_size(thesis: Thesis | None, teacher: Thesis) -> Cell:
+    if thesis is None:
+        return Cell("–")
+    ratio = float(teacher.mb) / float(thesis.mb)
+    return Cell(thesis.mb, words.smaller(ratio) if thesis.order else "")
+
+
+def _thesis_loss(thesis: Thesis | None, teacher: Thesis) -> Cell:
+    if thesis is None:
+        return Cell("–")
+    change = float(thesis.loss) / float(teacher.loss) - 1
+    return Cell(thesis.loss, f"{words.percent(change)} %" if thesis.order else "")

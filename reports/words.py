@@ -1,0 +1,103 @@
+"""Numbers as people read them: the only place where seconds become milliseconds and bytes megabytes (10^6)."""
+
+from __future__ import annotations
+
+import math
+
+from reports.intervals import Interval
+
+MISSING = "not measured"
+TITLES = {"loss": "Loss", "mae": "MAE", "maxf": "maxF", "smeasure": "S-measure", "dead_masks": "Dead masks"}
+MEANINGS = {
+    "loss": "what the task minimises, of the picture as it ships; mean over images",
+    "mae": "mean absolute error of the mask as shipped, not stretched; 0 to 1",
+    "maxf": "F-measure (β² = 0.3) at the data set's best threshold; 0 to 1",
+    "smeasure": "structure measure, likeness of object and region; 0 to 1",
+    "dead_masks": "images whose mask is flat where the true one is not: nothing can be cut out with it",
+}
+ARROWS = {"lower": "↓", "higher": "↑", "none": ""}
+
+
+def three(value: float) -> str:
+    """Three significant digits without an exponent: 157, 41.4, 9.80, 0.0123."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{min(digits, 6)}f}"
+
+
+def mb(value: float) -> str:
+    """Bytes as megabytes, 10^6."""
+    return three(value / 1e6)
+
+
+def ms(seconds: float) -> str:
+    """Seconds as milliseconds."""
+    return three(seconds * 1e3)
+
+
+def number(value: float) -> str:
+    """A loss or metric: four significant digits."""
+    return f"{value:#.4g}" if math.isfinite(value) else f"{value:g}"
+
+
+def count(value: float) -> str:
+    """A count, short: 39.3 M, 2.45 M, 37.1 G."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{three(value / size)} {unit}"
+    return f"{value:.0f}"
+
+
+def percent(change: float) -> str:
+    """A share as a signed percentage with a true minus sign."""
+    text = f"{100 * change:+.1f}"
+    return text.replace("-", "−")
+
+
+def title(quantity: str) -> str:
+    """What a quantity is called in a heading."""
+    return TITLES.get(quantity, quantity.replace("_", " "))
+
+
+def smaller(ratio: float) -> str:
+    """Teacher's size over the model's, in words."""
+    if f"{ratio:.2f}" == "1.00":
+        return "same size"
+    return f"{three(ratio)}× smaller" if ratio > 1 else f"{three(1 / ratio)}× larger"
+
+
+def faster(interval: Interval) -> str:
+    """Teacher's latency over the model's, in words and with its interval; no claim where that holds 1."""
+    low, high = interval.low, interval.high
+    if low is None or high is None:
+        return f"{_times(interval.value)} (too few repeats for an interval)"
+    if not interval.beyond(1):
+        return f"no measurable change in speed ({three(low)}–{three(high)}×)"
+    ends = (low, high) if interval.value >= 1 else (1 / high, 1 / low)
+    return f"{_times(interval.value)} ({three(ends[0])}–{three(ends[1])})"
+
+
+def _times(ratio: float) -> str:
+    return f"{three(ratio)}× faster" if ratio >= 1 else f"{three(1 / ratio)}× slower"
+
+
+def between(interval: Interval) -> str:
+    """The ends of a relative change: "[−0.4, +2.9]", or why there are none."""
+    if interval.low is None or interval.high is None:
+        return f"({interval.n} images: too few for an interval)"
+    return f"[{percent(interval.low)}, {percent(interval.high)}]"
+
+
+def loss_words(change: Interval) -> str:
+    """A change of the loss as a clause that claims no more than its interval carries."""
+    if change.low is None:
+        return f"at {percent(change.value)} % loss {between(change)}"
+    if not change.beyond(0):
+        return f"with no measurable change in loss ({percent(change.value)} %, 95 % interval {between(change)})"
+    return f"at {percent(change.value)} % loss {between(change)}"
+
+
+def listed(parts: list[str]) -> str:
+    """Join with commas and an "and"."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

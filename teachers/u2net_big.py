@@ -1,0 +1,28 @@
+"""U²-Net Big, the teacher for background removal: the published net with a thinner stage 5d, 157 MB (S1)."""
+
+from __future__ import annotations
+
+from compress.core.networks import network
+from compress.kit.u2net import STAGES, Rows, U2Net, build_u2net
+
+# The published table (Qin et al. 2020, table 1) with 256 instead of 512 channels out of stage 5d; that stage, the
+# lowest of the decoder, takes 1024 channels.
+ROWS = (
+    (7, 32, 64),
+    (6, 32, 128),
+    (5, 64, 256),
+    (4, 128, 512),
+    (4, 256, 512),
+    (4, 256, 512),
+    (4, 256, 256),
+    (4, 128, 256),
+    (5, 64, 128),
+    (6, 32, 64),
+    (7, 16, 64),
+)
+
+
+@network(task="saliency", size=320, stride=1, student="u2net_student", taps=STAGES, parameters=39_287_437)
+def build(width: int | None = None, stages: Rows | None = None) -> U2Net:
+    """Build it: image (N, 3, H, W) to seven logits (N, 1, H, W), the fused one first."""
+    return build_u2net(ROWS, width, stages)
