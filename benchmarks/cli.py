@@ -13,7 +13,12 @@ from compress import __version__
 from compress.core.launch import launch
 from compress.core.options import Common
 
-app = App(name="benchmarks", version=__version__, help="Measure what every model costs on every target.")
+app = App(
+    name="benchmarks",
+    version=__version__,
+    help="Measure what every model costs on every target.",
+    suppress_keyboard_interrupt=False,  # the launcher says what an interrupted run kept
+)
 app.command("benchmarks.commands:run", name="run", help="Measure models in turns and keep the rows in the store.")
 app.register_install_completion_command()
 

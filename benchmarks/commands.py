@@ -45,7 +45,7 @@ class Options(Common, Seen):
     """Threads of one inference; 0 for all this process may use."""
 
 
-def run(options: Options) -> Outcome | None:
+def run(options: Options = Options()) -> Outcome | None:
     """Measure models in turns and keep the rows in the store.
 
     Raises:

@@ -30,6 +30,7 @@ app = App(
     version=__version__,
     help="Turn a trained image-to-image network into a small, verified student, and keep what it cost.",
     default_parameter=Parameter(negative=()),  # no --no-quiet beside --quiet
+    suppress_keyboard_interrupt=False,  # the launcher says what an interrupted run kept
 )
 for _name in METHODS.names():
     app.command(f"compress.methods.{METHODS.stem(_name)}:run", name=_name, help=METHODS.help(_name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from compress.core.types import Artifact
+from reports import words
 from reports.frame import SETTING, newest, wide
 from reports.intervals import Interval, percentiles, relative_change, speedup
 from reports.lineage import Role, Thesis, describe, role_of, thesis_of
@@ -29,7 +31,7 @@ class Setting:
     @property
     def label(self) -> str:
         """In one line: "320 px, batch 1, 2 threads"."""
-        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
+        threads = words.many(self.threads, "thread")
         pixels = f"{self.pixels} px, " if self.pixels else ""
         return f"{pixels}batch {self.batch}, {threads}" if self.batch else f"{pixels}{threads}"
 
@@ -115,10 +117,10 @@ def compare(frame: pd.DataFrame, scored: pd.DataFrame, artifacts: Sequence[Artif
             made=describe(artifact, teacher, known),
             size=sizes[artifact.id],
             size_ratio=sizes[teacher.id] / sizes[artifact.id],
-            values=_born(artifact) | (table.loc[artifact.id].dropna().to_dict() if artifact.id in table.index else {}),
+            values=_born(artifact) | _values(table, artifact.id),
             loss_target=losses[artifact.id]["target"] if artifact.id in losses else "",
             change=_change(losses, artifact, teacher),
-            speeds={s: speed for s in settings if (speed := _speed(_within(frame, s), artifact.id, teacher.id))},
+            speeds={s: speed for s in settings if (speed := _speed(within(frame, s), artifact.id, teacher.id))},
             thesis=thesis_of(artifact, known),
         )
         for artifact in artifacts
@@ -128,6 +130,17 @@ def compare(frame: pd.DataFrame, scored: pd.DataFrame, artifacts: Sequence[Artif
 def _born(artifact: Artifact) -> dict[str, float]:
     counts = {"parameters": float(artifact.parameters), "macs": float(artifact.macs)}
     return {name: value for name, value in counts.items() if value}
+
+
+def _values(table: pd.DataFrame, artifact: str) -> dict[str, float]:
+    if artifact not in table.index:
+        return {}
+    return _plain(table.loc[artifact].dropna())
+
+
+def _plain(series: Any) -> dict[str, Any]:
+    """A pandas series as a dictionary."""
+    return {str(name): value for name, value in series.items()}
 
 
 def _known(table: pd.DataFrame, artifact: str, column: str) -> float | None:
@@ -142,23 +155,27 @@ def _losses(scored: pd.DataFrame, targets: Sequence[str]) -> dict[str, dict[str,
     rows = newest(scored[scored["quantity"] == "loss"])
     rank = rows["target"].map({target: position for position, target in enumerate(targets)})
     first = rows.assign(rank=rank).sort_values("rank").drop_duplicates("artifact")
-    return {str(record["artifact"]): record for record in first.to_dict("records")}
+    return {str(record["artifact"]): _plain(record) for _, record in first.iterrows()}
 
 
 def _change(losses: Mapping[str, dict[str, Any]], artifact: Artifact, teacher: Artifact) -> Interval | None:
     if artifact.id == teacher.id or artifact.id not in losses or teacher.id not in losses:
         return None
     mine, theirs = losses[artifact.id], losses[teacher.id]
-    if not theirs["value"] > 0:
+    if not (theirs["value"] > 0 and math.isfinite(mine["value"]) and math.isfinite(theirs["value"])):
         return None
-    images = [np.asarray(row["repeats"], dtype=np.float64) for row in (theirs, mine)]
-    summed = all(len(x) and np.isclose(x.mean(), row["value"]) for x, row in zip(images, (theirs, mine), strict=True))
-    if not summed or len(images[0]) != len(images[1]):  # not image by image: nothing to pair
-        return Interval(mine["value"] / theirs["value"] - 1, None, None, 0)
-    return relative_change(images[0], images[1])
+    if len(theirs["repeats"]) == len(mine["repeats"]) and _by_image(theirs) and _by_image(mine):
+        return relative_change(theirs["repeats"], mine["repeats"])
+    return Interval(mine["value"] / theirs["value"] - 1, None, None, 0)
 
 
-def _within(frame: pd.DataFrame, setting: Setting) -> pd.DataFrame:
+def _by_image(row: Mapping[str, Any]) -> bool:
+    """Whether the row's repeats are the losses of images whose mean its value is."""
+    return len(row["repeats"]) > 0 and bool(np.isclose(np.mean(row["repeats"]), row["value"]))
+
+
+def within(frame: pd.DataFrame, setting: Setting) -> pd.DataFrame:
+    """Keep the speed rows of one setting."""
     chosen = frame["group"] == "speed"
     for field in SETTING:
         chosen &= frame[field] == getattr(setting, field)
@@ -170,11 +187,11 @@ def _speed(rows: pd.DataFrame, artifact: str, teacher: str) -> Speed | None:
     last = mine.drop_duplicates("quantity", keep="last").set_index("quantity")
     if "latency" not in last.index:
         return None
-    latency = last.loc["latency"]
+    latency = _plain(last.loc["latency"])
     repeats = tuple(latency["repeats"]) or (latency["value"],)
     _, p90, p99 = percentiles(repeats)
-    others = {name: float(last["value"][name]) if name in last.index else None
-              for name in ("load", "first", "throughput", "peak_memory")}  # fmt: skip
+    known: dict[str, float] = _plain(last["value"])
+    others = {name: known.get(name) for name in ("load", "first", "throughput", "peak_memory")}
     faster, run = _faster(rows[rows["quantity"] == "latency"], artifact, teacher)
     return Speed(float(latency["value"]), p90, p99, len(repeats), str(latency["run"]), **others, faster=faster,
                  ratio_run=run)  # fmt: skip
@@ -182,7 +199,9 @@ def _speed(rows: pd.DataFrame, artifact: str, teacher: str) -> Speed | None:
 
 def _faster(latencies: pd.DataFrame, artifact: str, teacher: str) -> tuple[Interval | None, str]:
     """The ratio within the newest run that has both: only what was measured in turns may be compared."""
-    mine, theirs = (latencies[latencies["artifact"] == who].drop_duplicates("run", keep="last") for who in (artifact, teacher))
+    mine, theirs = (
+        latencies[latencies["artifact"] == who].drop_duplicates("run", keep="last") for who in (artifact, teacher)
+    )
     both = mine.merge(theirs, on="run", suffixes=("", "_teacher")).sort_values("order")
     if artifact == teacher or both.empty:
         return None, ""

@@ -41,8 +41,8 @@ def remarks(lines: Sequence[Line], settings: Sequence[Setting]) -> list[str]:
 def warnings(lines: Sequence[Line]) -> list[str]:
     """What a reader must not miss: dead masks and rejected models."""
     dead = [
-        f"{line.artifact.name}: {line.values['dead_masks']:.0f} dead masks"
-        + (f" in {line.values['images']:.0f} images" if line.values.get("images") else "")
+        f"{line.artifact.name}: {words.many(line.values['dead_masks'], 'dead mask')}"
+        + (f" in {words.many(line.values['images'], 'image')}" if line.values.get("images") else "")
         for line in lines
         if line.values.get("dead_masks", 0) > 0
     ]
@@ -88,8 +88,9 @@ def _ratio(line: Line, settings: Sequence[Setting]) -> float:
 
 def _nothing(lines: Sequence[Line]) -> str:
     teacher, others = lines[0], len(lines) - 1
+    name = teacher.artifact.name
     if not others:
-        return f"Only the teacher, {teacher.artifact.name}, is here: {words.mb(teacher.size)} MB; nothing to compare yet."
+        return f"Only the teacher, {name}, is here: {words.mb(teacher.size)} MB; nothing to compare yet."
     if "loss" not in teacher.values:
-        return f"{others} models beside {teacher.artifact.name}, whose loss was not measured: nothing to compare yet."
-    return f"None of {others} models is smaller than {teacher.artifact.name} with as few dead masks and a measured loss."
+        return f"{words.many(others, 'model')} beside {name}, whose loss was not measured: nothing to compare yet."
+    return f"No model here is smaller than {name} with its loss compared and no more dead masks."

@@ -39,7 +39,9 @@ def tidy(artifacts: Iterable[Artifact], rows: Sequence[Row]) -> pd.DataFrame:
 
 def newest(frame: pd.DataFrame) -> pd.DataFrame:
     """Keep the newest row of each artifact, target, quantity and data set (and, for speeds, of each setting)."""
-    parts = [frame[frame["group"] == group].drop_duplicates(list(keys), keep="last") for group, keys in _DECIDES.items()]
+    parts = [
+        frame[frame["group"] == group].drop_duplicates(list(keys), keep="last") for group, keys in _DECIDES.items()
+    ]
     return pd.concat(parts).sort_values("order")
 
 

@@ -92,7 +92,7 @@ def network_of(artifact: Artifact, known: Mapping[str, Artifact]) -> str:
 
 def thesis_of(artifact: Artifact, known: Mapping[str, Artifact]) -> Thesis | None:
     """The thesis's figures for a model made the same way, if it has any."""
-    mine = {"network": network_of(artifact, known), "method": artifact.method, "dtype": artifact.dtype}
+    mine: dict[str, Any] = {"network": network_of(artifact, known), "method": artifact.method, "dtype": artifact.dtype}
     if artifact.method == "distill":
         mine["temperature"] = artifact.options.get("temperature")
     for order, line in enumerate(_thesis().get(artifact.task, ())):
@@ -116,12 +116,17 @@ def _thesis() -> dict[str, list[dict[str, Any]]]:
 def describe(artifact: Artifact, teacher: Artifact, known: Mapping[str, Artifact]) -> str:
     """How it came to be, in a few words."""
     parent, learned = known.get(artifact.parent), known.get(artifact.teacher)
-    words = {"train": "trained on labels", "import": "brought in from elsewhere"}.get(artifact.method, "")
+    words = {"train": "trained on labels" if artifact.id == teacher.id else "trained alone on labels",
+             "import": "brought in from elsewhere"}.get(artifact.method, "")  # fmt: skip
     if artifact.method == "quantize":
         words = f"{artifact.dtype}, after training, from {parent.name if parent else 'elsewhere'}"
     elif artifact.method == "distill":
         words = f"learned from {learned.name if learned else 'a teacher no longer here'}"
-        words += f", T = {artifact.options['temperature']:g}" if "temperature" in artifact.options else ""
+        words += (
+            f", T\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{artifact.options['temperature']:g}"
+            if "temperature" in artifact.options
+            else ""
+        )
     elif not words:
         words = f"{artifact.method}, from {parent.name if parent else 'elsewhere'}"
     return f"the teacher, {words}" if artifact.id == teacher.id else words

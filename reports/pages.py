@@ -10,7 +10,7 @@ import pandas as pd
 from compress.core.store import Store
 from compress.core.types import Artifact, Better, Machine, Row
 from reports import words
-from reports.compare import Line, Setting, compare, settings_of, target_order
+from reports.compare import Line, Setting, compare, settings_of, target_order, within
 from reports.finding import finding, remarks, warnings
 from reports.frame import DATASET, newest, tidy
 from reports.lineage import ordered, teacher_of
@@ -26,6 +26,8 @@ class Block:
     anchor: str
     heading: str
     data: str
+    split: str
+    pixels: int
     finding: str
     remarks: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -53,6 +55,7 @@ class Section:
 
     task: str
     teacher: Artifact
+    lines: tuple[Line, ...]  # every model shown, whatever it was scored on
     blocks: tuple[Block, ...]
     speeds: tuple[Speeds, ...]
     runs: tuple[Run, ...]
@@ -96,7 +99,7 @@ def page_of(store: Store, artifacts: Sequence[Artifact], rows: Sequence[Row], *,
         if set(frame["artifact"]) & (chosen or wanted):
             sections.append(_section(store, task, members, teacher, wanted, frame, machines))
             frames.append(newest(frame))
-    known = pd.concat(frames)
+    known = pd.concat(frames, ignore_index=True)
     last = known.sort_values("order")["created"].iloc[-1]
     shown = sum(len(section.made) for section in sections)
     return Page(title, when(str(last)), shown, tuple(sections), tuple(machines.list), known)
@@ -106,15 +109,19 @@ def _section(store: Store, task: str, members: Sequence[Artifact], teacher: Arti
              frame: pd.DataFrame, machines: Machines) -> Section:  # fmt: skip
     known = {artifact.id: artifact for artifact in members}
     measured = set(frame["artifact"])
-    shown = [a for a in members if a.id in wanted and (a.id in measured or a.notes.get("rejected") or a.id == teacher.id)]
+    shown = [
+        a for a in members if a.id in wanted and (a.id in measured or a.notes.get("rejected") or a.id == teacher.id)
+    ]
     shown = ordered(shown, teacher, known)
     blocks = _blocks(store, task, frame, shown, teacher, known)
-    used = _used(frame, blocks)
+    lines = compare(frame, frame.iloc[:0], shown, teacher, known)
+    used = _used(frame, lines)
     return Section(
         task=task,
         teacher=teacher,
+        lines=tuple(lines),
         blocks=tuple(blocks),
-        speeds=tuple(_speeds(frame, blocks[0].lines, machines)),
+        speeds=tuple(_speeds(frame, lines, machines)),
         runs=tuple(runs_of(frame[frame["run"].isin(used)], machines)),
         made=tuple(made_of(artifact, known, machines) for artifact in shown),
         data=tuple(data_of(newest(frame), shown)),
@@ -122,10 +129,9 @@ def _section(store: Store, task: str, members: Sequence[Artifact], teacher: Arti
     )
 
 
-def _used(frame: pd.DataFrame, blocks: Sequence[Block]) -> set[str]:
+def _used(frame: pd.DataFrame, lines: Sequence[Line]) -> set[str]:
     """Runs that any number shown comes from."""
-    ratios = {speed.ratio_run for block in blocks for line in block.lines for speed in line.speeds.values()}
-    return set(newest(frame)["run"]) | ratios
+    return set(newest(frame)["run"]) | {speed.ratio_run for line in lines for speed in line.speeds.values()}
 
 
 def _blocks(store: Store, task: str, frame: pd.DataFrame, shown: Sequence[Artifact], teacher: Artifact,
@@ -148,11 +154,13 @@ def _block(store: Store, anchor: str, frame: pd.DataFrame, scored: pd.DataFrame,
     lines = tuple(compare(frame, scored, shown, teacher, known))
     settings = _one_a_target(settings_of(frame))
     metrics = _metrics(scored)
-    data = str(scored["data"].iloc[0]) if len(scored) else ""
+    data, split, pixels = next(scored[list(DATASET)].itertuples(index=False, name=None), ("", "", 0))
     return Block(
         anchor=anchor,
         heading=_heading(scored),
         data=data,
+        split=split,
+        pixels=pixels,
         finding=finding(lines, settings),
         remarks=tuple(remarks(lines, settings)),
         warnings=tuple(warnings(lines)),
@@ -180,9 +188,11 @@ def _heading(scored: pd.DataFrame) -> str:
         return "not scored on any data"
     first = scored.iloc[0]
     images = scored[scored["quantity"] == "images"]["value"]
-    parts = [f"{first['split']} split" if first["split"] else "", f"{images.iloc[-1]:.0f} images" if len(images) else "",
-             f"{first['pixels']} px" if first["pixels"] else ""]  # fmt: skip
-    return ", ".join([f"data {first['data']}", *(part for part in parts if part)])
+    parts = [f"data {first['data']}"]
+    parts += [f"{first['split']} split"] if first["split"] else []
+    parts += [words.many(images.iloc[-1], "image")] if len(images) else []
+    parts += [f"{first['pixels']} px"] if first["pixels"] else []
+    return ", ".join(parts)
 
 
 def _on_targets(scored: pd.DataFrame, lines: Sequence[Line]) -> Table | None:
@@ -198,8 +208,7 @@ def _on_targets(scored: pd.DataFrame, lines: Sequence[Line]) -> Table | None:
 def _speeds(frame: pd.DataFrame, lines: Sequence[Line], machines: Machines) -> list[Speeds]:
     found = []
     for setting in settings_of(frame):
-        timed = frame[(frame["quantity"] == "latency") & (frame["target"] == setting.target) & (frame["cpu"] == setting.cpu)
-                      & (frame["gpu"] == setting.gpu)]  # fmt: skip
-        run = runs_of(timed.tail(1), machines)[0]
+        timed = within(frame, setting)
+        run = runs_of(timed[timed["quantity"] == "latency"].tail(1), machines)[0]
         found.append(Speeds(setting, run.machine, run.software, speed(lines, setting)))
     return found

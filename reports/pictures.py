@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -76,7 +77,8 @@ def _kept(folder: Path) -> dict[tuple[int, str], Path]:
 
 def _strip(kept: dict[str, dict[tuple[int, str], Path]], columns: dict[str, str], side: int) -> Strip:
     known = {key for who in columns for key in kept[who]}
-    kinds = sorted({kind for _, kind in known} - {"photo"}, key=lambda k: (k not in _FIRST, _FIRST.index(k) if k in _FIRST else 0, k))  # noqa: E501
+    others = sorted({kind for _, kind in known} - {"photo", *_FIRST})
+    kinds = [*(kind for kind in _FIRST if any(kind == other for _, other in known)), *others]
     photos = [_photo(kept, columns, number, kinds, side) for number in sorted({number for number, _ in known})]
     return Strip(tuple(columns.values()), tuple(photos))
 
@@ -127,20 +129,19 @@ def draw(strip: Strip, path: Path) -> None:
     from matplotlib import font_manager
 
     font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 13)
-    side = max(max(shot.width, shot.height) for shot in _shots(strip))
+    side = max(shot.width for shot in _shots(strip))
     gap, head = 8, 30
-    lines = [(photo, kind, row) for photo in strip.photos for kind, row in photo.kinds]
-    width, height = (len(strip.columns) + 1) * (side + gap) + gap, head + len(lines) * (side + gap)
-    sheet = Image.new("RGB", (width, height), "white")
+    lines = [(photo.photo if position == 0 else None, *row) for photo in strip.photos
+             for position, (_, row) in enumerate(photo.kinds)]  # fmt: skip
+    tops = list(accumulate((max(s.height for s in line if s is not None) + gap for line in lines), initial=head))
+    sheet = Image.new("RGB", ((len(strip.columns) + 1) * (side + gap) + gap, tops[-1]), "white")
     pen = ImageDraw.Draw(sheet)
     for column, name in enumerate(("photo", *strip.columns)):
         pen.text((gap + column * (side + gap), 8), _fitting(name, font, side), fill="#1d1c1a", font=font)
-    for position, (photo, kind, row) in enumerate(lines):
-        first = photo.photo if kind == photo.kinds[0][0] else None
-        for column, shot in enumerate((first, *row)):
-            corner = (gap + column * (side + gap), head + position * (side + gap))
+    for top, line in zip(tops, lines, strict=False):
+        for column, shot in enumerate(line):
             if shot is not None:
-                sheet.paste(Image.open(io.BytesIO(shot.jpeg)).convert("RGB"), corner)
+                sheet.paste(Image.open(io.BytesIO(shot.jpeg)).convert("RGB"), (gap + column * (side + gap), top))
     sheet.save(path, format="PNG")
 
 

@@ -1,9 +1,10 @@
-"""Plots of what a model costs against what it loses, with the Pareto front; light for files and print, dark for screens."""
+"""Plots of what a model costs against what it loses, with the Pareto front, for light and dark pages."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ STYLE: dict[Role, tuple[str, str]] = {  # colours that the colour-blind tell apa
     "other": ("#b8860b", "P"),
 }
 LIGHT = {"ground": "#ffffff", "ink": "#1d1c1a", "soft": "#6b6862", "grid": "#e7e4dd", "front": "#0b6e69"}
-DARK = {"ground": "#1b1d20", "ink": "#ebe8e2", "soft": "#a3a09a", "grid": "#33363b", "front": "#4cc2b8"}
+DARK = {"ground": "#1b1d20", "ink": "#ebe8e2", "soft": "#a3a09a", "grid": "#33363b", "front": "#4cc2b8",
+        "teacher": "#a3a09a", "train": "#4aa8dd"}  # fmt: skip
 _WIDTH, _HEIGHT, _DPI = 5.6, 4.1, 200
 _PLACES = ((9, 0, "left"), (-9, 0, "right"), (0, 10, "center"), (0, -12, "center"), (9, 10, "left"), (-9, 10, "right"),
            (9, -12, "left"), (-9, -12, "right"))  # fmt: skip  # points around a marker where its name may stand
@@ -54,7 +56,7 @@ def scatter(points: Sequence[Point], path: Path, *, xlabel: str, title: str, col
     _dress(axes, points, xlabel, title, colors)
     _front(axes, points, colors)
     for point in points:
-        _mark(axes, point)
+        _mark(axes, point, colors)
     _legend(axes, points, colors)
     canvas.draw()
     _name(axes, points, colors)
@@ -75,7 +77,8 @@ def _dress(axes: Any, points: Sequence[Point], xlabel: str, title: str, colors: 
     if max(values) > 5 * min(values) > 0:
         _logarithmic(axes, min(values), max(values))
     else:
-        axes.margins(x=0.22)
+        room = max(0.22 * (max(values) - min(values)), 0.12 * max(values))  # no zoom into a difference of a percent
+        axes.set_xlim(min(values) - room, max(values) + room)
     axes.margins(y=0.2)
 
 
@@ -83,7 +86,7 @@ def _logarithmic(axes: Any, low: float, high: float) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     axes.set_xscale("log")
-    axes.set_xlim(low / 1.7, high * 1.9)
+    axes.set_xlim(low / 2.6, high * 2.3)
     ticks = [m * 10.0**e for e in range(-4, 7) for m in (1, 2, 5)]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -98,51 +101,82 @@ def _front(axes: Any, points: Sequence[Point], colors: dict[str, str]) -> None:
               label="Pareto front")  # fmt: skip
 
 
-def _mark(axes: Any, point: Point) -> None:
-    color, marker = STYLE[point.role]
+def _mark(axes: Any, point: Point, colors: dict[str, str]) -> None:
+    color, marker = _style(point.role, colors)
     if point.low is not None and point.high is not None:
         axes.vlines(point.x, point.low, point.high, color=color, linewidth=1.6, alpha=0.55, zorder=3)
     axes.scatter([point.x], [point.y], s=150 if marker == "*" else 62, marker=marker, zorder=4, linewidth=1.6,
                  facecolor="none" if point.rejected else color, edgecolor=color)  # fmt: skip
 
 
+def _style(role: Role, colors: dict[str, str]) -> tuple[str, str]:
+    color, marker = STYLE[role]
+    return colors.get(role, color), marker
+
+
 def _legend(axes: Any, points: Sequence[Point], colors: dict[str, str]) -> None:
     from matplotlib.lines import Line2D
 
-    roles = [role for role in ROLES if any(point.role == role for point in points)]
-    handles = [Line2D([], [], linestyle="", marker=STYLE[r][1], color=STYLE[r][0], markersize=7, label=ROLES[r]) for r in roles]
+    handles = []
+    for role in (role for role in ROLES if any(point.role == role for point in points)):
+        color, marker = _style(role, colors)
+        handles.append(Line2D([], [], linestyle="", marker=marker, color=color, markersize=7, label=ROLES[role]))
     front, _ = axes.get_legend_handles_labels()
     axes.figure.legend(handles=handles + front, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5,
                        labelcolor=colors["soft"], handletextpad=0.4, columnspacing=1.4)  # fmt: skip
 
 
 def _name(axes: Any, points: Sequence[Point], colors: dict[str, str]) -> None:
-    """Write each name where it covers least: of markers, whiskers, other names and the frame."""
-    from matplotlib.transforms import Bbox
+    """Write each name where it covers least: of markers, whiskers, the front, other names, and beyond the frame."""
+    from matplotlib.patheffects import withStroke
 
     frame = axes.get_window_extent()
-    taken = [Bbox.from_bounds(*(axes.transData.transform((p.x, p.y)) - 12), 24, 24) for p in points]
-    for point in points:
-        if point.low is not None and point.high is not None:
-            ends = axes.transData.transform([(point.x, point.low), (point.x, point.high)])
-            taken.append(Bbox.from_extents(ends[0][0] - 3, ends[0][1], ends[1][0] + 3, ends[1][1]))
+    taken = [*_segments(axes), *(box for point in points for box in _around(axes, point))]
+    halo = [withStroke(linewidth=2.5, foreground=colors["ground"])]
     for point in points:
         text = point.name if len(point.name) <= 28 else point.name[:27] + "…"
-        note = axes.annotate(text, (point.x, point.y), textcoords="offset points", va="center", fontsize=9,
-                             color=colors["ink"], parse_math=False, zorder=5)  # fmt: skip
+        note = axes.annotate(text, (point.x, point.y), xytext=(0, 0), textcoords="offset points", va="center",
+                             fontsize=9, parse_math=False, color=colors["ink"], zorder=5)  # fmt: skip
+        note.set_path_effects(halo)
         costs = []
-        for dx, dy, side in _PLACES:
-            _put(note, dx, dy, side)
-            box = note.get_window_extent()
+        for place in _PLACES:
+            box = _put(note, *place)
             outside = box.width * box.height - _overlap(box, frame)
             costs.append(sum(_overlap(box, other) for other in taken) + 3 * outside)
-        _put(note, *_PLACES[costs.index(min(costs))])
-        taken.append(note.get_window_extent())
+        taken.append(_put(note, *_PLACES[costs.index(min(costs))]))
 
 
-def _put(note: Any, dx: float, dy: float, side: str) -> None:
+def _around(axes: Any, point: Point) -> list[Any]:
+    """Boxes around a marker and its whisker, in pixels."""
+    from matplotlib.transforms import Bbox
+
+    x, y = axes.transData.transform((point.x, point.y))
+    boxes = [Bbox.from_extents(x - 14, y - 14, x + 14, y + 14)]
+    if point.low is not None and point.high is not None:
+        (_, low), (_, high) = axes.transData.transform([(point.x, point.low), (point.x, point.high)])
+        boxes.append(Bbox.from_extents(x - 3, low, x + 3, high))
+    return boxes
+
+
+def _segments(axes: Any) -> list[Any]:
+    """Boxes around the pieces of the stepped front, in pixels."""
+    from matplotlib.transforms import Bbox
+
+    corners = [axes.transData.transform(point) for point in axes.lines[0].get_xydata()]
+    boxes = []
+    for (x0, y0), (x1, y1) in pairwise(corners):
+        boxes += [
+            Bbox.from_extents(x0, y0 - 4, x1, y0 + 4),
+            Bbox.from_extents(x1 - 4, min(y0, y1), x1 + 4, max(y0, y1)),
+        ]
+    return boxes
+
+
+def _put(note: Any, dx: float, dy: float, side: str) -> Any:
+    """Move a name and return the box it takes, in pixels."""
     note.set_position((dx, dy))
     note.set_horizontalalignment(side)
+    return note.get_window_extent()
 
 
 def _overlap(a: Any, b: Any) -> float:

@@ -15,6 +15,7 @@ from reports import words
 from reports.lineage import command_of
 
 _OURS = ("data", "split", "size", "width", "batch", "threads", "runtime", "block", "before")
+_TOLD = ("plan", "rejected")  # notes that the page shows elsewhere
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,16 @@ def _run(rows: pd.DataFrame, machines: Machines) -> Run:
         models=tuple(dict.fromkeys(rows["name"])),
         quantities=tuple(dict.fromkeys(rows["quantity"])),
         setting=_setting(rows),
-        software=", ".join(f"{key} {plain(value)}" for key, value in software.items()),
+        software=_software(software),
         machine=machines.label(last["machine"]),
         data=data,
         command=_command(rows),
     )
+
+
+def _software(described: dict[str, Any]) -> str:
+    name = " ".join(plain(described.pop(key)) for key in ("runtime", "version") if key in described)
+    return ", ".join([*([name] if name else []), *(f"{key} {plain(value)}" for key, value in described.items())])
 
 
 def _setting(rows: pd.DataFrame) -> str:
@@ -100,7 +106,7 @@ def _setting(rows: pd.DataFrame) -> str:
     parts += [f"batch {measured['batch']}"] if measured["batch"] else []
     threads = int(measured["threads"])
     repeats = _repeats(rows)
-    parts += [f"{threads} thread{'s' if threads != 1 else ''}", *([f"{repeats} repeats"] if repeats else [])]
+    parts += [words.many(threads, "thread"), *([f"{repeats} repeats"] if repeats else [])]
     return ", ".join(parts)
 
 
@@ -145,7 +151,7 @@ def made_of(artifact: Artifact, known: Mapping[str, Artifact], machines: Machine
         ("commit", artifact.commit),
         ("sha256", ", ".join(f"{file.path} {file.sha256}" for file in artifact.files if file.ships)),
     ]
-    notes = tuple((name.replace("_", " "), plain(value)) for name, value in artifact.notes.items())
+    notes = tuple((name.replace("_", " "), plain(value)) for name, value in artifact.notes.items() if name not in _TOLD)
     return Made(artifact.name, artifact.id, command_of(artifact), tuple(f for f in facts if f[1]), notes)
 
 

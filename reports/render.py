@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import math
+import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup, escape
 
 from compress.core.store import Store, write_whole, written_whole
 from compress.core.types import Artifact, Row
@@ -58,7 +61,7 @@ def write_report(store: Store, artifacts: Sequence[Artifact], rows: Sequence[Row
     plots: dict[str, list[Plot]] = {}
     strips: dict[str, str] = {}
     for position, block in enumerate(blocks):
-        tail = f"-{block.anchor}" if position else ""
+        tail = f"-{safe(block.anchor)}" if position else ""
         plots[block.anchor] = _plots(block, out, tail)
         png += [out / plot.file for plot in plots[block.anchor]]
         if block.strip is not None:
@@ -83,6 +86,7 @@ def _lay_out(template: str, page: Page, plots: dict[str, list[Plot]], strips: di
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["cell"] = markdown_cell
+    environment.filters["breakable"] = breakable
     style = (folder / "style.css").read_text(encoding="utf-8")
     return environment.get_template(template).render(
         page=page, plots=plots, strips=strips, style=style, roles=ROLES, marks=STYLE, words=words,
@@ -98,35 +102,42 @@ def markdown_cell(text: str) -> str:
     return line.replace("<", "&lt;").replace(">", "&gt;")
 
 
+def breakable(name: str) -> Markup:
+    """A name as HTML that may break after an underscore or hyphen, where a person would."""
+    return Markup(re.sub(r"([_-])", r"\1<wbr>", str(escape(name))))
+
+
 def _plots(block: Block, out: Path, tail: str) -> list[Plot]:
-    lines = [line for line in block.lines if "loss" in line.values]
-    if not lines:
-        return []
-    teacher = block.lines[0].values.get("loss")
-
-    def points(costs: dict[str, float]) -> list[Point]:
-        found = []
-        for line in lines:
-            ends = line.change and line.change.low is not None and line.change.high is not None and teacher
-            low, high = ((1 + (line.change.low or 0)) * teacher, (1 + (line.change.high or 0)) * teacher) if (
-                ends and line.change and teacher) else (None, None)  # fmt: skip
-            if line.artifact.id in costs:
-                found.append(Point(line.artifact.name, line.role, costs[line.artifact.id], line.values["loss"], low, high,
-                                   bool(line.rejected)))  # fmt: skip
-        return found
-
-    made = [_plot(points({line.artifact.id: line.size / 1e6 for line in lines}), out / f"size_loss{tail}.png",
-                  "size, MB  (lower is better)", "Size against loss")]  # fmt: skip
+    sizes = {line.artifact.id: line.size / 1e6 for line in block.lines}
+    wanted = [("size_loss", "Size against loss", "size, MB  (lower is better)", sizes)]
     for position, setting in enumerate(block.settings):
-        costs = {line.artifact.id: line.speeds[setting].latency * 1e3 for line in lines if setting in line.speeds}
-        name = f"latency_loss{f'-{setting.target}' if position else ''}{tail}.png"
-        if costs:
-            made.append(_plot(points(costs), out / name, f"latency p50, ms  (lower is better), {setting.label}",
-                              f"Latency on {setting.target} against loss"))  # fmt: skip
+        costs = {line.artifact.id: line.speeds[setting].latency * 1e3 for line in block.lines if setting in line.speeds}
+        name = f"latency_loss-{safe(setting.target)}" if position else "latency_loss"
+        label = f"latency p50, ms  (lower is better), {setting.label}"
+        wanted.append((name, f"Latency on {setting.target} against loss", label, costs))
+    made = []
+    for position, (name, title, label, costs) in enumerate(wanted):
+        points = _points(block, costs)
+        if len(points) > 1 or (points and position == 0):  # a single point compares nothing
+            made.append(_plot(points, out / f"{name}{tail}.png", xlabel=label, title=title))
     return made
 
 
-def _plot(points: Sequence[Point], path: Path, xlabel: str, title: str) -> Plot:
+def _points(block: Block, costs: Mapping[str, float]) -> list[Point]:
+    """The models of which both the cost and the loss are known. costs: by artifact id."""
+    anchor = block.lines[0].values.get("loss", 0.0)
+    points = []
+    for line in block.lines:
+        if line.artifact.id not in costs or not math.isfinite(line.values.get("loss", math.nan)):
+            continue
+        ends = (None, None) if line.change is None else (line.change.low, line.change.high)
+        low, high = (None if end is None else (1 + end) * anchor for end in ends)
+        points.append(Point(line.artifact.name, line.role, costs[line.artifact.id], line.values["loss"], low, high,
+                            rejected=bool(line.rejected)))  # fmt: skip
+    return points
+
+
+def _plot(points: Sequence[Point], path: Path, *, xlabel: str, title: str) -> Plot:
     with written_whole(path) as temporary:
         scatter(points, temporary, xlabel=xlabel, title=title, colors=LIGHT)
         light = temporary.read_bytes()
@@ -135,6 +146,11 @@ def _plot(points: Sequence[Point], path: Path, xlabel: str, title: str) -> Plot:
         dark = (Path(folder) / "dark.png").read_bytes()
     told = "; ".join(f"{p.name}: {words.three(p.x)}, loss {words.number(p.y)}" for p in points)
     return Plot(path.name, f"{title}. {xlabel}. {told}.", _uri(light), _uri(dark))
+
+
+def safe(name: str) -> str:
+    """A name as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.")
 
 
 def _uri(png: bytes) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from compress.core.types import Better
 from reports import words
@@ -32,7 +34,7 @@ class Cell:
     """A value as text, what is said below it, and how it stands out."""
 
     text: str
-    sub: str = ""
+    notes: tuple[str, ...] = ()  # a line each
     value: float | None = None  # what ``text`` shows, for finding the best
     best: bool = False
     bad: bool = False
@@ -50,7 +52,7 @@ class Entry:
     name: str
     artifact: str
     role: Role
-    made: str
+    made: tuple[str, ...]
     rejected: str
     cells: tuple[Cell, ...]
 
@@ -61,6 +63,11 @@ class Table:
 
     columns: tuple[Column, ...]
     entries: tuple[Entry, ...]
+
+    @property
+    def groups(self) -> list[tuple[bool, int]]:
+        """Neighbouring columns by whose figures they are: (foreign, how many)."""
+        return [(foreign, len(list(run))) for foreign, run in groupby(self.columns, key=lambda column: column.foreign)]
 
 
 GAP = Cell(MISSING)
@@ -75,23 +82,34 @@ def comparison(lines: Sequence[Line], metrics: Sequence[tuple[str, str, Better]]
         metrics: Quantity, unit and better of the task's metrics, "loss" among them.
         settings: The settings whose latency is shown, one a target.
     """
-    parts: list[tuple[Column, Make]] = [(Column("Size", "MB", "lower"), _size)]
-    for quantity, unit, better in sorted(metrics, key=lambda metric: metric[0] != "loss"):
-        shown = "" if unit in ("1", "count") else unit
-        parts.append((Column(words.title(quantity), shown, better), _metric(quantity, metrics_target(lines))))
-    parts += [(Column(f"Latency, {s.target}", "ms", "lower"), _latency(s)) for s in settings]
-    if any(line.thesis for line in lines):
-        teacher = thesis_teacher(lines[0].artifact.task)
-        assert teacher is not None, "a line of the thesis without the thesis's first line"
-        parts += [
-            (Column("Size", "MB", foreign=True), lambda line: _thesis_size(line.thesis, teacher)),
-            (Column("Loss", foreign=True), lambda line: _thesis_loss(line.thesis, teacher)),
-        ]
-    return _table(lines, parts)
+    scores = [
+        (
+            Column(words.title(quantity), "" if unit in ("1", "count") else unit, better),
+            _metric(quantity, metrics_target(lines)),
+        )
+        for quantity, unit, better in sorted(metrics, key=lambda metric: metric[0] != "loss")
+    ]
+    latencies = [(Column(f"Latency, {s.target}", "ms", "lower"), _latency(s)) for s in settings]
+    parts = [(Column("Size", "MB", "lower"), _size), *scores[:1], *_of_thesis(lines), *scores[1:], *latencies]
+    return _table(lines, parts, described=True)
 
 
-def by_target(lines: Sequence[Line], values: dict[tuple[str, str, str], float], quantities: Sequence[tuple[str, Better]],
-              targets: Sequence[str]) -> Table:  # fmt: skip
+def _of_thesis(lines: Sequence[Line]) -> list[tuple[Column, Make]]:
+    teacher = thesis_teacher(lines[0].artifact.task)
+    if teacher is None or not any(line.thesis for line in lines):
+        return []
+    return [
+        (Column("Size", "MB", foreign=True), lambda line: _thesis_size(line.thesis, teacher)),
+        (Column("Loss", foreign=True), lambda line: _thesis_loss(line.thesis, teacher)),
+    ]
+
+
+def by_target(
+    lines: Sequence[Line],
+    values: Mapping[tuple[str, str, str], float],
+    quantities: Sequence[tuple[str, Better]],
+    targets: Sequence[str],
+) -> Table:
     """The same metrics on every target. values: by (artifact, target, quantity)."""
 
     def make(target: str, quantity: str) -> Make:
@@ -136,32 +154,36 @@ def metrics_target(lines: Iterable[Line]) -> str:
     return max(dict.fromkeys(targets), key=targets.count, default="")
 
 
-def _table(lines: Sequence[Line], parts: Sequence[tuple[Column, Make]]) -> Table:
+def _table(lines: Sequence[Line], parts: Sequence[tuple[Column, Make]], *, described: bool = False) -> Table:
     columns = tuple(column for column, _ in parts)
     rows = [[make(line) for _, make in parts] for line in lines]
     for position, column in enumerate(columns):
-        rivals = [row[position].value for row, line in zip(rows, lines, strict=True) if not line.rejected]
-        best = _best([value for value in rivals if value is not None], column)
+        rivals = [row[position] for row, line in zip(rows, lines, strict=True) if not line.rejected]
+        best = _best([cell for cell in rivals if cell.value is not None and math.isfinite(cell.value)], column)
         for row, line in zip(rows, lines, strict=True):
-            won = best is not None and row[position].value == best and not line.rejected
-            row[position] = replace(row[position], best=won)
-    return Table(columns, tuple(
-        Entry(line.artifact.name, line.artifact.id, line.role, line.made, line.rejected, tuple(row))
-        for line, row in zip(lines, rows, strict=True)
-    ))  # fmt: skip
+            row[position] = replace(row[position], best=row[position].text == best and not line.rejected)
+    entries = []
+    for line, row in zip(lines, rows, strict=True):
+        made = _made(line) if described else ()
+        entries.append(Entry(line.artifact.name, line.artifact.id, line.role, made, line.rejected, tuple(row)))
+    return Table(columns, tuple(entries))
 
 
-def _best(values: Sequence[float], column: Column) -> float | None:
-    if len(set(values)) < 2 or column.better == "none" or column.foreign:  # nothing to win
+def _made(line: Line) -> tuple[str, ...]:
+    parameters = line.values.get("parameters")
+    return (line.made, f"{words.count(parameters)} parameters") if parameters else (line.made,)
+
+
+def _best(cells: Sequence[Cell], column: Column) -> str | None:
+    """The best value as it is shown: what looks equal is equally good; None where there is nothing to win."""
+    if len({cell.text for cell in cells}) < 2 or column.better == "none" or column.foreign:
         return None
-    return min(values) if column.better == "lower" else max(values)
+    return (min if column.better == "lower" else max)(cells, key=lambda cell: cell.value or 0.0).text
 
 
 def _size(line: Line) -> Cell:
-    parameters = line.values.get("parameters")
-    notes = [] if line.role == "teacher" else [words.smaller(line.size_ratio)]
-    notes += [f"{words.count(parameters)} parameters"] if parameters else []
-    return Cell(words.mb(line.size), " · ".join(notes), value=line.size)
+    notes = () if line.role == "teacher" else (words.smaller(line.size_ratio),)
+    return Cell(words.mb(line.size), notes, value=line.size)
 
 
 def _metric(quantity: str, target: str) -> Make:
@@ -171,21 +193,19 @@ def _metric(quantity: str, target: str) -> Make:
             return GAP
         if quantity == "dead_masks":
             images = line.values.get("images")
-            return Cell(f"{value:.0f}", f"of {images:.0f}" if images else "", value=value, bad=value > 0)
-        notes = []
-        if quantity == "loss":
-            notes = _change(line)
-            notes += [f"on {line.loss_target}"] if line.loss_target != target else []
-        return Cell(words.number(value), " · ".join(notes), value=value)
+            return Cell(f"{value:.0f}", (f"of {images:.0f}",) if images else (), bad=value > 0)
+        notes = _change(line, target) if quantity == "loss" else ()
+        return Cell(words.number(value), notes, value=value)
 
     return cell
 
 
-def _change(line: Line) -> list[str]:
-    if line.change is None:
-        return []
-    change = f"{words.percent(line.change.value)} %"
-    return [f"{change} {words.between(line.change)}" if line.change.low is not None else change]
+def _change(line: Line, target: str) -> tuple[str, ...]:
+    change = line.change
+    known = () if change is None else (f"{words.percent(change.value)} %",)
+    ends = () if change is None or change.low is None else (words.between(change),)
+    elsewhere = (f"on {line.loss_target}",) if line.loss_target != target else ()
+    return (*known, *ends, *elsewhere)
 
 
 def _latency(setting: Setting) -> Make:
@@ -193,13 +213,11 @@ def _latency(setting: Setting) -> Make:
         known = line.speeds.get(setting)
         if known is None:
             return GAP
-        notes = []
+        notes: tuple[str, ...] = () if line.role == "teacher" else ("no run with the teacher",)
         if known.faster is not None:
-            notes = [words.faster(known.faster)]
-            notes += [f"in run {known.ratio_run}"] if known.ratio_run != known.run else []
-        elif line.role != "teacher":
-            notes = ["no run with the teacher"]
-        return Cell(words.ms(known.latency), " · ".join(notes), value=known.latency)
+            elsewhere = (f"in run {known.ratio_run}",) if known.ratio_run != known.run else ()
+            notes = (*words.faster(known.faster), *elsewhere)
+        return Cell(words.ms(known.latency), notes, value=known.latency)
 
     return cell
 
@@ -208,11 +226,11 @@ def _thesis_size(thesis: Thesis | None, teacher: Thesis) -> Cell:
     if thesis is None:
         return Cell("–")
     ratio = float(teacher.mb) / float(thesis.mb)
-    return Cell(thesis.mb, words.smaller(ratio) if thesis.order else "")
+    return Cell(thesis.mb, (words.smaller(ratio),) if thesis.order else ())
 
 
 def _thesis_loss(thesis: Thesis | None, teacher: Thesis) -> Cell:
     if thesis is None:
         return Cell("–")
     change = float(thesis.loss) / float(teacher.loss) - 1
-    return Cell(thesis.loss, f"{words.percent(change)} %" if thesis.order else "")
+    return Cell(thesis.loss, (f"{words.percent(change)} %",) if thesis.order else ())

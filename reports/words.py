@@ -7,7 +7,13 @@ import math
 from reports.intervals import Interval
 
 MISSING = "not measured"
-TITLES = {"loss": "Loss", "mae": "MAE", "maxf": "maxF", "smeasure": "S-measure", "dead_masks": "Dead masks"}
+TITLES = {
+    "loss": "Loss",
+    "mae": "MAE",
+    "maxf": "maxF",
+    "smeasure": "S\N{NON-BREAKING HYPHEN}measure",
+    "dead_masks": "Dead masks",
+}
 MEANINGS = {
     "loss": "what the task minimises, of the picture as it ships; mean over images",
     "mae": "mean absolute error of the mask as shipped, not stretched; 0 to 1",
@@ -49,6 +55,11 @@ def count(value: float) -> str:
     return f"{value:.0f}"
 
 
+def many(number: float, noun: str) -> str:
+    """A count and its noun: "1 image", "24 images"."""
+    return f"{number:.0f} {noun}{'' if number == 1 else 's'}"
+
+
 def percent(change: float) -> str:
     """A share as a signed percentage with a true minus sign."""
     text = f"{100 * change:+.1f}"
@@ -67,15 +78,15 @@ def smaller(ratio: float) -> str:
     return f"{three(ratio)}× smaller" if ratio > 1 else f"{three(1 / ratio)}× larger"
 
 
-def faster(interval: Interval) -> str:
+def faster(interval: Interval) -> tuple[str, ...]:
     """Teacher's latency over the model's, in words and with its interval; no claim where that holds 1."""
     low, high = interval.low, interval.high
     if low is None or high is None:
-        return f"{_times(interval.value)} (too few repeats for an interval)"
+        return _times(interval.value), "too few repeats"
     if not interval.beyond(1):
-        return f"no measurable change in speed ({three(low)}–{three(high)}×)"
+        return "no measurable change", f"[{three(low)}, {three(high)}]"
     ends = (low, high) if interval.value >= 1 else (1 / high, 1 / low)
-    return f"{_times(interval.value)} ({three(ends[0])}–{three(ends[1])})"
+    return _times(interval.value), f"[{three(ends[0])}, {three(ends[1])}]"
 
 
 def _times(ratio: float) -> str:
@@ -83,19 +94,25 @@ def _times(ratio: float) -> str:
 
 
 def between(interval: Interval) -> str:
-    """The ends of a relative change: "[−0.4, +2.9]", or why there are none."""
+    """The ends of a relative change in percent: "[−0.4, +2.9]"; "" where there are none."""
     if interval.low is None or interval.high is None:
-        return f"({interval.n} images: too few for an interval)"
+        return ""
     return f"[{percent(interval.low)}, {percent(interval.high)}]"
 
 
 def loss_words(change: Interval) -> str:
     """A change of the loss as a clause that claims no more than its interval carries."""
-    if change.low is None:
-        return f"at {percent(change.value)} % loss {between(change)}"
+    if change.low is None or change.high is None:
+        why = (
+            f"{change.n} images are too few for an interval"
+            if change.n
+            else "no interval: losses by image are not known"
+        )
+        return f"at {percent(change.value)} % loss ({why})"
+    ends = f"95 % interval {percent(change.low)} to {percent(change.high)} %"
     if not change.beyond(0):
-        return f"with no measurable change in loss ({percent(change.value)} %, 95 % interval {between(change)})"
-    return f"at {percent(change.value)} % loss {between(change)}"
+        return f"with no measurable change in loss ({percent(change.value)} %, {ends})"
+    return f"at {percent(change.value)} % loss ({ends})"
 
 
 def listed(parts: list[str]) -> str:

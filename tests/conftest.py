@@ -3,6 +3,9 @@ from pathlib import Path
 
 import pytest
 
+# as the command lines do: see compress/core/launch.py
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

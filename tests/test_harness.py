@@ -273,7 +273,7 @@ def _runs(pid):
 
 def test_asking_the_dead_is_an_error_with_a_next_step():
     process = Process((sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"))
-    with pytest.raises(WorkerError, match="SIGKILL.*memory"):
+    with pytest.raises(WorkerError, match=r"SIGKILL.*memory"):
         process.ask("load")
     process.close()
 

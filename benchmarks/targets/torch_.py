@@ -38,8 +38,12 @@ class Torch(Target):
 
     def open(self, store: Store, artifact: Artifact, path: Path | None, threads: int) -> Runner:  # noqa: ARG002
         """Rebuild the module and load its weights."""
+        import torch
+
         from compress.jobs.models import open_runner
 
+        # once for the whole process: the runner changing it around every inference would be timed too
+        torch.set_num_threads(threads)
         return open_runner(store, artifact, threads=threads)
 
 

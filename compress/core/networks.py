@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from compress.core.errors import UsageError, unknown
 from compress.core.registry import Room, register
@@ -65,7 +65,7 @@ def find_network(name: str) -> Network:
     raise unknown("network", name, [*TEACHERS.names(), *STUDENTS.names()])
 
 
-def kind_of(name: str) -> str:
+def kind_of(name: str) -> Literal["teacher", "student"]:
     """Return "teacher" or "student": the room ``name`` lives in."""
     if name in TEACHERS:
         return "teacher"

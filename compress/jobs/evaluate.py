@@ -48,9 +48,15 @@ def input_at(artifact: Artifact, size: int | None) -> ImageSpec:
     return replace(spec, height=size, width=size)
 
 
+def spec_at(spec: ImageSpec, size: int) -> ImageSpec:
+    """``spec`` for a network trained at ``size`` pixels a side."""
+    return replace(spec, height=size, width=size)
+
+
 def predict(runner: Runner, spec: ImageSpec, photo: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Run one photo (H, W, 3), values 0..255; returns what ships, (C', h, w)."""
-    return runner(prepare(photo, spec)[None])[0]
+    picture: NDArray[np.float32] = runner(prepare(photo, spec)[None])[0]
+    return picture
 
 
 def evaluate(runner: Runner, spec: ImageSpec, task: Task, dataset: Dataset, advance: Advance) -> Evaluation:

@@ -16,11 +16,11 @@ from torch import nn
 from compress.core.console import log, progress
 from compress.core.networks import Network, kind_of
 from compress.core.store import HISTORY, Store, with_files
-from compress.core.types import Artifact, ImageSpec
+from compress.core.types import Artifact
 from compress.formats.base import Format
 from compress.formats.safetensors import Safetensors
 from compress.jobs.desk import Stage
-from compress.jobs.evaluate import evaluate
+from compress.jobs.evaluate import evaluate, spec_at
 from compress.jobs.options import Fitting
 from compress.jobs.plan import Plan
 from compress.kit.data import Batches, Dataset
@@ -174,11 +174,6 @@ def _validate(form: Format, folder: Path, artifact: Artifact, task: Task, option
     runner = form.load(folder, artifact)
     with progress(f"validate {artifact.name}", len(data)) as advance:
         return evaluate(runner, artifact.input, task, data, advance).metrics
-
-
-def spec_at(spec: ImageSpec, size: int) -> ImageSpec:
-    """``spec`` for a network trained at ``size`` pixels a side."""
-    return replace(spec, height=size, width=size)
 
 
 def _forget(run: Path) -> None:

@@ -17,6 +17,7 @@ from compress.core.types import Artifact, ImageSpec
 from compress.formats.onnx import OnnxRunner, Port, Signature, inspect
 from compress.formats.safetensors import Safetensors
 from compress.jobs.desk import now
+from compress.jobs.evaluate import spec_at
 from compress.kit.graph import count_macs, count_parameters, load_state, read_checkpoint
 from compress.kit.images import prepare
 from compress.tasks import TASKS
@@ -50,7 +51,7 @@ def import_onnx(store: Store, path: Path, reading: Reading, *, again: bool = Fal
     signature = inspect(path)
     spec = _input(signature, reading, path)
     output = replace(TASKS.get(reading.task).output, name=_output(signature, reading, path))
-    output = replace(output, height=spec.height, width=spec.width)
+    output = replace(output, height=spec.height, width=spec.width, dynamic=spec.dynamic)
     record = _record(
         key,
         reading.name or path.stem,
@@ -84,7 +85,6 @@ def import_checkpoint(store: Store, path: Path, network: Network, *, name: str =
     module = network.build()
     load_state(module, read_checkpoint(path))
     task = TASKS.get(network.task)
-    size = {"height": network.size, "width": network.size}
     record = _record(
         key,
         name or network.name,
@@ -94,8 +94,8 @@ def import_checkpoint(store: Store, path: Path, network: Network, *, name: str =
         kind=kind_of(network.name),
         format="safetensors",
         dtype="float32",
-        input=replace(task.input, **size),
-        output=replace(task.output, **size),
+        input=spec_at(task.input, network.size),
+        output=spec_at(task.output, network.size),
         parameters=count_parameters(module),
         macs=count_macs(module, (network.size, network.size), channels=task.input.channels),
     )

@@ -70,7 +70,7 @@ def learn_from(store: Store, teacher: Artifact, task: Task, temperature: float) 
     """Return what makes the loss of a student against ``teacher`` at ``temperature``."""
 
     def make(fabric: Any) -> LossOf:
-        module = freeze(load_module(store, teacher)).to(fabric.device, memory_format=torch.channels_last)
+        module = fabric.to_device(freeze(load_module(store, teacher)).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
         def loss(outputs: Outputs, batch: Batch) -> Losses:
             with torch.no_grad(), fabric.autocast():

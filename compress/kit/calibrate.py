@@ -48,7 +48,7 @@ class _Statistics:
         self.inputs = _convolution_inputs(model)
         path = folder / "statistics.onnx"
         onnx.save(_with_statistics(model, self.tensors, self.inputs), path)
-        self._session = open_session(path, threads=threads)
+        self._session = open_session(path, threads=threads, lean=True)
         self._low = np.full(len(self.tensors), np.inf)
         self._high = np.full(len(self.tensors), -np.inf)
         self._sums: dict[str, NDArray[np.float64]] = {}
@@ -59,8 +59,8 @@ class _Statistics:
         names = [f"{kind}:{name}" for kind in ("low", "high") for name in self.tensors]
         values = self._session.run([*names, *(f"mean:{name}" for name in self.inputs)], dict(feed))
         count = len(self.tensors)
-        self._low = np.fmin(self._low, np.array(values[:count], np.float64))
-        self._high = np.fmax(self._high, np.array(values[count : 2 * count], np.float64))
+        self._low = np.minimum(self._low, np.array(values[:count], np.float64))
+        self._high = np.maximum(self._high, np.array(values[count : 2 * count], np.float64))
         for name, value in zip(self.inputs, values[2 * count :], strict=True):
             # (N, C, 1, 1), the means of each image: sum over N
             self._sums[name] = self._sums.get(name, 0.0) + value.astype(np.float64).sum((0, 2, 3))
@@ -175,8 +175,11 @@ def _convolution_inputs(model: onnx.ModelProto) -> list[str]:
 def _with_statistics(model: onnx.ModelProto, tensors: list[str], inputs: list[str]) -> onnx.ModelProto:
     twin = onnx.ModelProto()
     twin.CopyFrom(model)
-    nodes = [(kind, name, f"{short}:{name}", {"keepdims": 0})
-             for kind, short in (("ReduceMin", "low"), ("ReduceMax", "high")) for name in tensors]
+    nodes = [
+        (kind, name, f"{short}:{name}", {"keepdims": 0})
+        for kind, short in (("ReduceMin", "low"), ("ReduceMax", "high"))
+        for name in tensors
+    ]
     # a pooling over everything is the mean per channel, and reads the same in every operator set
     nodes += [("GlobalAveragePool", name, f"mean:{name}", {}) for name in inputs]
     del twin.graph.output[:]

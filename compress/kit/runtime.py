@@ -140,15 +140,15 @@ def read_onnx(path: Path) -> onnx.ModelProto:
 
 
 def open_session(
-    path: Path, *, threads: int = 0, device: str = "cpu", optimize: bool = True
+    path: Path, *, threads: int = 0, device: str = "cpu", lean: bool = False
 ) -> onnxruntime.InferenceSession:
-    """Open an ONNX file in ONNX Runtime, every graph optimisation on unless ``optimize`` is False.
+    """Open an ONNX file in ONNX Runtime, every graph optimisation on.
 
     Args:
         path: The file.
         threads: Threads inside one operator; 0 leaves the choice to ONNX Runtime.
         device: "cpu" or "cuda".
-        optimize: False runs the graph as it is written.
+        lean: Spend time to save memory: free every tensor as soon as its last reader has run.
 
     Raises:
         ArtifactError: If the file is absent or ONNX Runtime can't load it.
@@ -163,19 +163,22 @@ def open_session(
     if not path.is_file():
         raise ArtifactError(f"no ONNX file '{path}'")
     try:
-        return onnxruntime.InferenceSession(str(path), _options(threads, optimize), providers=[provider])
+        return onnxruntime.InferenceSession(str(path), _options(threads, lean), providers=[provider])
     # ONNX Runtime raises a class of its own per failure, all of them plain Exceptions
     except Exception as error:
         raise _not_onnx(path, error) from error
 
 
-def _options(threads: int, optimize: bool) -> onnxruntime.SessionOptions:
+def _options(threads: int, lean: bool) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    if lean:
+        # the default order runs a graph's many small outputs last, which keeps every activation alive
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     return options
 
 

@@ -27,7 +27,7 @@ class Options(Common):
 
 
 def run(
-    photos: Annotated[list[Path], Parameter(help="Photos, or folders of them.")], *, options: Options
+    photos: Annotated[list[Path], Parameter(help="Photos, or folders of them.")], *, options: Options = Options()
 ) -> list[Path]:
     """Run an artifact on photos and write what a user wants to see: the mask, the cut-out with alpha."""
     from compress.jobs.evaluate import input_at, predict

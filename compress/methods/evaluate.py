@@ -23,7 +23,7 @@ class Options(Common, Seen):
     """Pixels a side the network runs at; its own when not given."""
 
 
-def run(options: Options) -> dict[str, Any] | None:
+def run(options: Options = Options()) -> dict[str, Any] | None:
     """Score an artifact on a data set: loss, MAE, maxF, S-measure, dead masks."""
     from compress.core.console import progress
     from compress.jobs.evaluate import evaluate, input_at, keep_pictures, metric_rows

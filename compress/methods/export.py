@@ -21,7 +21,7 @@ class Options(Making):
     """Format to write."""
 
 
-def run(options: Options) -> Artifact | None:
+def run(options: Options = Options()) -> Artifact | None:
     """Write an artifact in another format, checked against the original on real pictures."""
     from compress.jobs.desk import found, planned_only, stage, tell
     from compress.jobs.models import export_onnx, pick

@@ -33,7 +33,9 @@ class Options(Making):
     """Output of an ONNX file to take; the first when not given."""
 
 
-def run(file: Annotated[Path, Parameter(help=".onnx, .pth or .safetensors file.")], *, options: Options) -> Artifact:
+def run(
+    file: Annotated[Path, Parameter(help=".onnx, .pth or .safetensors file.")], *, options: Options = Options()
+) -> Artifact:
     """Bring in a network from elsewhere: any ONNX file, or a checkpoint of a network of ours."""
     from compress.core.networks import find_network
     from compress.jobs.desk import tell

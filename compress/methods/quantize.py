@@ -16,7 +16,7 @@ class Options(Shrinking):
     """Flags of `compress quantize`."""
 
 
-def run(options: Options) -> Artifact | None:
+def run(options: Options = Options()) -> Artifact | None:
     """Make an artifact smaller and faster without training: static int8 (QDQ, per channel) or float16 weights."""
     positive(calibration=options.calibration, size=options.size)
     from compress.jobs.desk import found, planned_only, stage, tell
