@@ -17,10 +17,9 @@ from compress.core.store import Store, write_whole, written_whole
 from compress.core.types import Artifact, Row
 from reports import provenance, words
 from reports.export import long_table
-from reports.lineage import ROLES
 from reports.pages import Block, Page, page_of
 from reports.pictures import draw
-from reports.plots import DARK, LIGHT, STYLE, Point, scatter
+from reports.plots import DARK, LIGHT, Point, scatter
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,8 @@ def _lay_out(template: str, page: Page, plots: dict[str, list[Plot]], strips: di
     environment.filters["breakable"] = breakable
     style = (folder / "style.css").read_text(encoding="utf-8")
     return environment.get_template(template).render(
-        page=page, plots=plots, strips=strips, style=style, roles=ROLES, marks=STYLE, words=words,
-        machine_facts=provenance.machine_facts,
-    )  # fmt: skip
+        page=page, plots=plots, strips=strips, style=style, machine_facts=provenance.machine_facts
+    )
 
 
 def markdown_cell(text: str) -> str:

@@ -49,7 +49,7 @@ def _dispatch(app: App, arguments: list[str]) -> None:
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        text = " ".join(str(error).split())
+        text = " ".join(str(error).split()).rstrip(".")
         raise UsageError(text, hint=f"see `{' '.join([app.name[0], *_command(app, arguments)])} --help`") from error
 
 
@@ -70,6 +70,7 @@ def _check_command(app: App, arguments: Sequence[str]) -> None:
 
 
 def _read_config(app: App, arguments: list[str]) -> None:
+    app.config = ()
     path = _value_of("--config", arguments)
     if path is None:
         return

@@ -55,6 +55,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        # mkstemp makes a file for its owner only; a report is read by others too
+        os.fchmod(handle, 0o666 & ~_umask())
         os.close(handle)
     temporary = Path(name)
     try:
@@ -198,7 +200,7 @@ class Store:
         (draft / MANIFEST).write_text(json.dumps(to_json(whole), indent=1), encoding="utf-8")
         for path in draft.rglob("*"):
             _flush(path)
-        draft.chmod(0o755)
+        draft.chmod(0o777 & ~_umask())
         draft.rename(self.folder(whole))
         _flush(self.root)
         return whole
@@ -243,6 +245,12 @@ def _id(artifact: Artifact) -> str:
     record = to_json(artifact)
     record.pop("id")
     return digest(record)[:_ID_LENGTH]
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _alive(process: int) -> bool:

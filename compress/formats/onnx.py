@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import onnx
+import onnx.utils
 import onnxruntime
 from numpy.typing import NDArray
 from torch import nn
@@ -49,6 +51,12 @@ class Signature:
     opset: int
     operators: dict[str, int]  # how many nodes of each type, functions and sub-graphs not entered
     initializer_bytes: dict[str, int]  # by element type
+
+    @property
+    def dtype(self) -> str:
+        """Element type that holds most of the weights' bytes."""
+        sizes = self.initializer_bytes
+        return max(sizes, key=lambda name: sizes[name]) if sizes else "float32"
 
 
 class OnnxRunner:
@@ -204,6 +212,14 @@ def inspect(path: Path) -> Signature:
         dict(Counter(node.op_type for node in model.graph.node)),
         _initializer_bytes(model),
     )
+
+
+def extract(source: Path, target: Path, input_name: str, output_name: str) -> None:
+    """Copy an ONNX file with one of its outputs only, and without what just fed the others."""
+    if len(read_onnx(source).graph.output) == 1:
+        shutil.copyfile(source, target)
+    else:
+        onnx.utils.extract_model(source, target, [input_name], [output_name])
 
 
 def _check_image_input(path: Path, inputs: tuple[Port, ...]) -> None:

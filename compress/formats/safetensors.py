@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from compress.core.errors import ArtifactError, MissingExtraError, UsageError
 from compress.core.networks import find_network
 from compress.core.registry import Room, register
+from compress.core.store import written_whole
 from compress.core.types import Artifact
 from compress.formats.base import Format, Runner
 from compress.kit.graph import load_state, read_checkpoint
-from compress.kit.runtime import Shipped, written_whole
+from compress.kit.runtime import Shipped
 
 Precision = Literal["float32", "bf16"]
 

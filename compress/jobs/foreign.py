@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,12 +13,14 @@ from compress.core.machine import commit, this_machine, versions
 from compress.core.networks import Network, kind_of
 from compress.core.store import Store, sha256_of, stage_key
 from compress.core.types import Artifact, ImageSpec
-from compress.formats.onnx import OnnxRunner, Port, Signature, inspect
+from compress.formats.onnx import OnnxRunner, Port, Signature, extract, inspect
 from compress.formats.safetensors import Safetensors
 from compress.jobs.desk import now
 from compress.jobs.evaluate import spec_at
+from compress.kit.count import count_onnx_macs, count_onnx_parameters
 from compress.kit.graph import count_macs, count_parameters, load_state, read_checkpoint
 from compress.kit.images import prepare
+from compress.kit.runtime import read_onnx
 from compress.tasks import TASKS
 
 
@@ -37,7 +38,7 @@ class Reading:
 
 
 def import_onnx(store: Store, path: Path, reading: Reading, *, again: bool = False) -> Artifact:
-    """Copy an ONNX file into the store as an artifact; the same file read the same way is found again.
+    """Copy an ONNX file, cut to its one image output, into the store; the same file read the same way is found again.
 
     Raises:
         ArtifactError: If it is no ONNX file, or has no input or output that is an image.
@@ -52,20 +53,21 @@ def import_onnx(store: Store, path: Path, reading: Reading, *, again: bool = Fal
     spec = _input(signature, reading, path)
     output = replace(TASKS.get(reading.task).output, name=_output(signature, reading, path))
     output = replace(output, height=spec.height, width=spec.width, dynamic=spec.dynamic)
-    record = _record(
-        key,
-        reading.name or path.stem,
-        reading.task,
-        str(path),
-        format="onnx",
-        dtype=signature.dtype,
-        input=spec,
-        output=output,
-        parameters=signature.parameters,
-        macs=signature.macs,
-    )
     with store.draft() as draft:
-        shutil.copyfile(path, draft / "model.onnx")
+        extract(path, draft / "model.onnx", spec.name, output.name)
+        model = read_onnx(draft / "model.onnx")
+        record = _record(
+            key,
+            reading.name or path.stem,
+            reading.task,
+            str(path),
+            format="onnx",
+            dtype=signature.dtype,
+            input=spec,
+            output=output,
+            parameters=count_onnx_parameters(model),
+            macs=count_onnx_macs(model, (spec.height, spec.width)),
+        )
         _try(draft, record)
         return store.publish(draft, record)
 
@@ -194,7 +196,7 @@ def _try(folder: Path, record: Artifact) -> None:
     """Run one photo: the file must give a picture of the task's channels, and should keep to its range."""
     task = TASKS.get(record.task)
     photo = task.open(["builtin"], "test").original(0)["image"]
-    runner = OnnxRunner(folder / "model.onnx", output=record.output.name)
+    runner = OnnxRunner(folder / "model.onnx")
     picture = runner(prepare(photo, record.input)[None])
     if picture.ndim != 4 or picture.shape[1] != task.output.channels:
         raise ArtifactError(

@@ -13,9 +13,10 @@ from compress.core.store import MANIFEST, Store, digest, read_manifest, written_
 from compress.core.types import Artifact
 from compress.formats import FORMATS
 from compress.formats.base import Runner
-from compress.formats.onnx import Onnx, check_parity
+from compress.formats.onnx import Onnx
 from compress.formats.safetensors import Safetensors
 from compress.kit.images import prepare
+from compress.kit.parity import check_parity
 from compress.kit.runtime import Shipped
 from compress.tasks import TASKS
 

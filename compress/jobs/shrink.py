@@ -18,10 +18,13 @@ from compress.jobs.evaluate import evaluate
 from compress.jobs.models import as_onnx
 from compress.jobs.options import Shrinking
 from compress.kit.data import Dataset, Subset
+from compress.kit.float16 import Float16Report, to_float16
 from compress.kit.images import prepare
-from compress.kit.quantize import QuantReport, quantize_int8, to_float16
+from compress.kit.quantize import QuantReport, quantize_int8
 from compress.tasks import TASKS
 from compress.tasks.base import Task
+
+Report = QuantReport | Float16Report
 
 
 def calibration_photos(task: Task, data: Sequence[str], seed: int, count: int) -> Dataset:
@@ -39,7 +42,7 @@ def shrink(
     with store.draft() as draft:
         target = draft / "model.onnx"
         if options.dtype == "float16":
-            report = to_float16(source, target)
+            report: Report = to_float16(source, target)
         else:
             with progress(f"calibrate {parent.name}", len(photos)) as advance:
                 report = quantize_int8(
@@ -62,7 +65,7 @@ def _streamed(photos: Dataset, spec: ImageSpec) -> Iterator[dict[str, NDArray[np
         yield {spec.name: prepare(photos.original(index)["image"], spec)[None]}
 
 
-def _record(planned: Stage, options: Shrinking, parent: Artifact, report: QuantReport) -> Artifact:
+def _record(planned: Stage, options: Shrinking, parent: Artifact, report: Report) -> Artifact:
     return planned.artifact(
         name=options.name or f"{parent.name}-{options.dtype}",
         kind=parent.kind,
@@ -84,14 +87,14 @@ def _record(planned: Stage, options: Shrinking, parent: Artifact, report: QuantR
 def _validate(path: Path, artifact: Artifact, task_name: str, options: Shrinking) -> dict[str, float]:
     task = TASKS.get(task_name)
     data = task.open(options.data, "val", seed=options.seed)
-    runner = OnnxRunner(path, output=artifact.output.name)
+    runner = OnnxRunner(path)
     with progress(f"validate {artifact.name}", len(data)) as advance:
         metrics = evaluate(runner, artifact.input, task, data, advance).metrics
     runner.close()
     return metrics
 
 
-def _compare(name: str, metrics: dict[str, float], before: dict[str, float], report: QuantReport) -> None:
+def _compare(name: str, metrics: dict[str, float], before: dict[str, float], report: Report) -> None:
     change = metrics["loss"] / before["loss"] - 1 if before["loss"] else 0.0
     log.info("%s: %.2f -> %.2f MB (%.2fx), validation loss %+.2f %%, dead masks %d",
              name, report.bytes_before / 1e6, report.bytes_after / 1e6, report.bytes_before / report.bytes_after,

@@ -10,8 +10,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from compress.core.errors import ArtifactError, UsageError
+from compress.core.store import written_whole
 from compress.kit.qdq import replace_nodes
-from compress.kit.runtime import float_initializers, open_session, read_onnx, written_whole
+from compress.kit.runtime import float_initializers, open_session, read_onnx
 
 _LARGEST = float(np.finfo(np.float16).max)
 

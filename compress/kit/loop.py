@@ -139,6 +139,8 @@ class Loop:
             torch.save(state, temporary)
 
     def _set_up(self) -> None:
+        if self._wrapped:
+            return
         for name, player in self.players.items():
             module, optimizer = self.fabric.setup(player.module, player.optimizer)
             module.train()

@@ -89,7 +89,7 @@ def drop_unused(model: onnx.ModelProto) -> None:
 
 
 def shorten(model: onnx.ModelProto) -> None:
-    """Drop inferred shapes and give inner tensors short names: a fifth of a small network's int8 file is names."""
+    """Drop inferred shapes and give inner tensors short names: 7 % of a U²-NetP's int8 file."""
     del model.graph.value_info[:]
     del model.metadata_props[:]
     edge = {value.name for value in (*model.graph.input, *model.graph.output)} | {""}

@@ -17,10 +17,11 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from compress.core.errors import ArtifactError, UsageError, did_you_mean
+from compress.core.store import written_whole
 from compress.kit.calibrate import Calibration, Feed, Method, calibrate
 from compress.kit.graph import sqnr
 from compress.kit.qdq import drop_unused, keep_in_float, quantize_weight, shorten, store_transposed_weights
-from compress.kit.runtime import float_initializers, open_session, quiet, read_onnx, written_whole
+from compress.kit.runtime import float_initializers, open_session, quiet, read_onnx
 
 # Operators that compute or only move 8-bit values: kept between convolutions so that maps stay 8 bits in memory.
 QUANTIZED = (
