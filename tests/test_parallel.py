@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -25,10 +27,22 @@ def train(root, *extra):
 
 
 def test_two_processes_have_the_loss_of_one(tmp_path):
-    one = torch.tensor(train(tmp_path / "one"))
-    two = torch.tensor(train(tmp_path / "two", "--devices", "2"))
-    assert torch.allclose(one[:1], two[:1], rtol=1e-5)
-    assert torch.allclose(one, two, rtol=2e-3)  # sums in another order, through Adam
+    one = train(tmp_path / "one")
+    two = train(tmp_path / "two", "--devices", "2")
+    assert two[0] == pytest.approx(one[0], rel=1e-5)
+    # later steps drift: Adam divides float32 noise in gradients that should be zero by itself
+    assert two == pytest.approx(one, rel=0.03)
+
+
+def test_gradients_of_two_processes_are_those_of_one():
+    line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    line += [str(Path(__file__).with_name("ddp_worker.py"))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    differences = [float(line) for line in done.stdout.split()]
+    assert len(differences) == 2
+    assert max(differences) < 1e-9
 
 
 def test_statistics_over_ranks_are_those_of_the_whole_batch(monkeypatch):
@@ -38,8 +52,9 @@ def test_statistics_over_ranks_are_those_of_the_whole_batch(monkeypatch):
     expected = reference(batch)
     synced = synchronise(nn.Sequential(nn.BatchNorm2d(3)))
     assert isinstance(synced[0], SyncBatchNorm2d)
-    halves = [torch.stack([h.mean((0, 2, 3)), h.square().mean((0, 2, 3))]) for h in batch.chunk(2)]
-    monkeypatch.setattr("compress.kit.parallel.all_reduce", lambda moments: halves[0] + halves[1])
+    mean = batch.mean((0, 2, 3))
+    sums = iter([2 * mean, 2 * (batch - mean.view(1, -1, 1, 1)).square().mean((0, 2, 3))])  # of two equal ranks
+    monkeypatch.setattr("compress.kit.parallel.all_reduce", lambda local: next(sums))
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
     assert torch.allclose(synced(batch[:3]), expected[:3], atol=1e-6)
     assert torch.allclose(synced[0].running_mean, reference.running_mean, atol=1e-6)

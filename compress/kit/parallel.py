@@ -19,14 +19,15 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             plain: torch.Tensor = super().forward(input)
             return plain
-        x = input.float()
-        moments = torch.stack([x.mean((0, 2, 3)), x.square().mean((0, 2, 3))])
-        mean, square = all_reduce(moments) / dist.get_world_size()  # type: ignore[no-untyped-call]
-        variance = (square - mean.square()).clamp_min(0)
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        shape = (1, -1, 1, 1)
+        mean = _over_ranks(x.mean((0, 2, 3)))
+        centred = x - mean.view(shape)
+        # in two passes: E[x^2] - E[x]^2 loses the digits that small maps need
+        variance = _over_ranks(centred.square().mean((0, 2, 3)))
         self._track(mean.detach(), variance.detach(), input.numel() // input.shape[1] * dist.get_world_size())
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        shape = (1, -1, 1, 1)
-        normalised: torch.Tensor = x * scale.view(shape) + (self.bias - mean * scale).view(shape)
+        normalised: torch.Tensor = centred * scale.view(shape) + self.bias.view(shape)
         return normalised.to(input.dtype)
 
     @torch.no_grad()
@@ -39,6 +40,12 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         self.running_mean.lerp_(mean, momentum)
         # torch keeps the unbiased variance for evaluation
         self.running_var.lerp_(variance * count / max(1, count - 1), momentum)
+
+
+def _over_ranks(mean: torch.Tensor) -> torch.Tensor:
+    """Mean over all processes of their means; gradients flow to all of them."""
+    total: torch.Tensor = all_reduce(mean)  # type: ignore[no-untyped-call]
+    return total / dist.get_world_size()
 
 
 def synchronise(module: nn.Module) -> nn.Module:
@@ -54,4 +61,5 @@ def synchronise(module: nn.Module) -> nn.Module:
 def _converted(norm: nn.BatchNorm2d) -> SyncBatchNorm2d:
     new = SyncBatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
     new.load_state_dict(norm.state_dict())
-    return new.to(next(norm.parameters()).device)
+    weight = norm.weight
+    return new.to(weight.device, weight.dtype)
