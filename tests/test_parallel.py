@@ -19,7 +19,7 @@ def train(root, *extra):
     line += ["--size", "64", "--batch", "4", "--steps", "3", "--precision", "32", "--device", "cpu", "--lr", "1e-4"]
     line += ["--workers", "0", "--store", str(root), "--quiet", *extra]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     store = Store(root)
     (artifact,) = store.artifacts()
@@ -35,10 +35,10 @@ def test_two_processes_have_the_loss_of_one(tmp_path):
 
 
 def test_gradients_of_two_processes_are_those_of_one():
-    line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     line += [str(Path(__file__).with_name("ddp_worker.py"))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     differences = [float(line) for line in done.stdout.split()]
     assert len(differences) == 2
