@@ -104,7 +104,7 @@ def metric_rows(
     artifact: Artifact, runner: Runner, spec: ImageSpec, task: Task, data: Dataset, split: str, result: Evaluation
 ) -> list[Row]:
     """Rows of an evaluation; the loss keeps every image's, so that differences get an interval."""
-    details = {"data": data.fingerprint, "split": split, "size": spec.height, **runner.describe}
+    details = {"data": data.fingerprint, "split": split, "size": spec.height, "runtime": runner.describe}
     target = "torch" if artifact.format == "safetensors" else "cpu"
     metrics = {metric.name: metric for metric in task.metrics}
     return [

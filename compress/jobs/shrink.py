@@ -54,7 +54,8 @@ def shrink(
                     advance=advance,
                 )
         child = _record(planned, options, parent, report)
-        metrics, before = (_validate(path, child, parent.task, options) for path in (target, source))
+        before = _validate(source, parent, options)
+        metrics = _validate(target, child, options)
         _compare(child.name, metrics, before, report)
         notes = {**child.notes, "parent_metrics": before}
         return store.publish(draft, replace(child, metrics=metrics, notes=notes))
@@ -84,8 +85,8 @@ def _record(planned: Stage, options: Shrinking, parent: Artifact, report: Report
     )
 
 
-def _validate(path: Path, artifact: Artifact, task_name: str, options: Shrinking) -> dict[str, float]:
-    task = TASKS.get(task_name)
+def _validate(path: Path, artifact: Artifact, options: Shrinking) -> dict[str, float]:
+    task = TASKS.get(artifact.task)
     data = task.open(options.data, "val", seed=options.seed)
     runner = OnnxRunner(path)
     with progress(f"validate {artifact.name}", len(data)) as advance:
