@@ -185,4 +185,4 @@ def _score(bench: _Bench, scoring: Scoring, seed: int, advance: Advance) -> None
     reply = bench.process.ask(
         "evaluate", advance, data=scoring.data, split=scoring.split, seed=seed, limit=scoring.limit
     )
-    bench.measured.scored = Scored(reply["metrics"], tuple(reply["losses"]), reply["data"], scoring.split)
+    bench.measured.scored = Scored(reply["metrics"], tuple(reply["losses"]), reply["data"], scoring.split, scoring.data)

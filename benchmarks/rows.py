@@ -43,6 +43,7 @@ class Scored:
     losses: tuple[float, ...]
     data: str
     split: str
+    sources: tuple[str, ...]  # what --data named
 
 
 @dataclass
@@ -123,7 +124,7 @@ def _made(entry: Entry) -> Iterator[Quantity]:
 
 
 def _scores(scored: Scored, units: Units) -> Iterator[Quantity]:
-    details = {"data": scored.data, "split": scored.split}
+    details = {"data": scored.data, "split": scored.split, "sources": list(scored.sources)}
     for name, value in scored.metrics.items():
         unit, better = units.get(name, ("count", "none"))
         yield name, value, unit, better, scored.losses if name == "loss" else (), details

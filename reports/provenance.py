@@ -14,7 +14,7 @@ from compress.core.types import Artifact, Machine
 from reports import words
 from reports.lineage import command_of
 
-_OURS = ("data", "split", "size", "width", "batch", "threads", "runtime", "block", "before")
+_OURS = ("data", "split", "size", "width", "batch", "threads", "runtime", "block", "before", "sources")
 _TOLD = ("plan", "rejected")  # notes that the page shows elsewhere
 
 
@@ -116,7 +116,7 @@ def _repeats(rows: pd.DataFrame) -> int:
 
 
 def _command(rows: pd.DataFrame) -> str:
-    """The command that measures it again, from what the rows say; they know the data by its fingerprint only."""
+    """The command that measures it again, from what the rows say."""
     models = list(dict.fromkeys(rows["artifact"]))
     last = rows[rows["quantity"] != "macs"].iloc[-1]
     scored = rows[rows["group"] == "quality"]
@@ -130,7 +130,8 @@ def _command(rows: pd.DataFrame) -> str:
         command += ["--threads", str(last["threads"]), *(["--repeats", str(n)] if (n := _repeats(rows)) else [])]
     if len(scored):
         command += ["--split", scored.iloc[-1]["split"]] if scored.iloc[-1]["split"] else []
-        command += ["--data", "DIR"]
+        for folder in scored.iloc[-1]["details"].get("sources", ["DIR"]):
+            command += ["--data", folder]
     elif timed:
         command += ["--limit", "0"]
     return shlex.join(command)

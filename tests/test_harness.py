@@ -281,7 +281,7 @@ def test_asking_the_dead_is_an_error_with_a_next_step():
 def test_a_metric_the_task_does_not_name_is_a_count():
     from benchmarks.rows import Scored
 
-    measured = Measured(entry("a"), scored=Scored({"loss": 0.5, "images": 2.0}, (0.4, 0.6), "d", "test"))
+    measured = Measured(entry("a"), scored=Scored({"loss": 0.5, "images": 2.0}, (0.4, 0.6), "d", "test", ("builtin",)))
     setting = Setting("r", this_machine(), 1, BLOCK, 1)
     loss, images = rows_of(measured, setting, {"loss": ("1", "lower")})
     assert (loss.unit, loss.better, loss.repeats) == ("1", "lower", (0.4, 0.6))

@@ -75,7 +75,7 @@ def losses_around(mean, seed):
 
 
 def score_rows(model, loss, seed, *, dead=0, data=DATA, **place):
-    scored = {"data": data, "split": "test", **place}
+    scored = {"data": data, "split": "test", "sources": ["photos of mine"], **place}
     images = losses_around(loss, seed)
     return [
         row(model, "loss", images.mean(), repeats=images, **scored),
@@ -360,7 +360,7 @@ def test_how_it_was_made_names_machine_data_and_commands(full) -> None:
         "max_abs 1.2e-06",
         f"compress quantize --data photos --seed 0 --steps 400 --no-augment --dtype int8 --model {parent}",
         f"benchmarks run --target cpu --model {parent} ",
-        " --size 320 --batch 1 --threads 2 --repeats 30 --split test --data DIR",
+        " --size 320 --batch 1 --threads 2 --repeats 30 --split test --data 'photos of mine'",
     ):
         assert part in text_of(page), part
 

@@ -100,11 +100,25 @@ def _save(path: Path, picture: PIL.Image.Image) -> None:
         picture.save(temporary, format="PNG")
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where pictures came from: what --data named, and which part of it."""
+
+    folders: tuple[str, ...]
+    split: str
+
+
 def metric_rows(
-    artifact: Artifact, runner: Runner, spec: ImageSpec, task: Task, data: Dataset, split: str, result: Evaluation
+    artifact: Artifact, runner: Runner, spec: ImageSpec, task: Task, data: Dataset, source: Source, result: Evaluation
 ) -> list[Row]:
     """Rows of an evaluation; the loss keeps every image's, so that differences get an interval."""
-    details = {"data": data.fingerprint, "split": split, "size": spec.height, "runtime": runner.describe}
+    details = {
+        "data": data.fingerprint,
+        "split": source.split,
+        "sources": list(source.folders),
+        "size": spec.height,
+        "runtime": runner.describe,
+    }
     target = "torch" if artifact.format == "safetensors" else "cpu"
     metrics = {metric.name: metric for metric in task.metrics}
     return [

@@ -35,7 +35,7 @@ def settle(options: Fitting, network: Network, length: int) -> Plan:
     positive(size=options.size, steps=options.steps, epochs=options.epochs, batch=options.batch, lr=options.lr)
     positive(devices=options.devices, checkpoint_every=options.checkpoint_every)
     thesis = options.preset == "thesis"
-    size = options.size or (network.size if thesis else 96)
+    size = options.size or (network.size if thesis else 64)
     if size % network.stride:
         raise UsageError(f"--size {size} does not fit {network.name}", hint=f"give a multiple of {network.stride}")
     batch = options.batch or 8
@@ -44,7 +44,7 @@ def settle(options: Fitting, network: Network, length: int) -> Plan:
     epochs = options.epochs or (300 if thesis and options.steps is None else None)
     return Plan(
         size=size,
-        steps=options.steps or (epochs * -(-length // batch) if epochs else 400),
+        steps=options.steps or (epochs * -(-length // batch) if epochs else 300),
         batch=batch,
         lr=options.lr or (1e-4 if thesis else 1e-3),
         schedule=options.schedule or ("step" if thesis else "cosine"),

@@ -26,7 +26,7 @@ class Options(Common, Seen):
 def run(options: Options = Options()) -> dict[str, Any] | None:
     """Score an artifact on a data set: loss, MAE, maxF, S-measure, dead masks."""
     from compress.core.console import progress
-    from compress.jobs.evaluate import evaluate, input_at, keep_pictures, metric_rows
+    from compress.jobs.evaluate import Source, evaluate, input_at, keep_pictures, metric_rows
     from compress.jobs.models import open_runner, pick
     from compress.tasks import TASKS
 
@@ -42,7 +42,7 @@ def run(options: Options = Options()) -> dict[str, Any] | None:
     with progress(f"score {artifact.name}", len(data)) as advance:
         result = evaluate(runner, spec, task, data, advance)
     keep_pictures(store, artifact, runner, spec, task, data)
-    store.add_rows(metric_rows(artifact, runner, spec, task, data, options.split, result))
+    store.add_rows(metric_rows(artifact, runner, spec, task, data, Source(options.data, options.split), result))
     told = {"model": artifact.id, "name": artifact.name, "data": data.fingerprint, "split": options.split,
             "size": spec.height, **result.metrics}  # fmt: skip
     if options.json:
