@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -56,3 +57,17 @@ def test_interrupt_exits_130_and_keeps_the_checkpoint(tmp_path):
     assert "Traceback" not in err
     assert "interrupted" in err
     assert list(tmp_path.glob("runs/*/checkpoint.pt"))
+
+
+@pytest.mark.parametrize("limit", [1_000_000, 8_000_000])  # at the weights or at the checkpoint, whichever comes first
+def test_disk_that_takes_no_more_is_one_line_and_nothing_half_written(tmp_path, limit):
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    done = subprocess.run(command(tmp_path), capture_output=True, text=True, preexec_fn=small_files, timeout=300)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: can't write under")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert Store(tmp_path).artifacts() == []
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.parent.name != "logs"]

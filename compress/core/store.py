@@ -29,6 +29,7 @@ MANIFEST = "manifest.json"
 HISTORY = "history.json"
 _ID_LENGTH = 12
 _DRAFT = ".draft-"
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 
 
 def sha256_of(path: Path) -> str:
@@ -74,13 +75,23 @@ def writing(folder: Path) -> Iterator[None]:
     """Turn a full disk, a read-only folder and the like into one clear line."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
+    except Exception as error:
+        disk = _disk_error(error)
+        if disk is None:
             raise
         raise CompressError(
-            f"can't write under {folder}: {os.strerror(error.errno)}",
+            f"can't write under {folder}: {os.strerror(disk)}",
             hint="nothing was kept half-written; free the disk or give another folder with --store DIR",
         ) from error
+
+
+def _disk_error(error: BaseException | None) -> int | None:
+    """Return the number of the disk's error behind ``error``, if one is: torch buries it under one of its own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            return error.errno
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _flush(path: Path) -> None:

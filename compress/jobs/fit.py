@@ -109,6 +109,7 @@ def _run(loop: Loop, store: Store, planned: Stage, options: Fitting, plan: Plan,
     title = f"{planned.method} {plan.steps} steps at {plan.size} px"
     with _scalars(store, planned, fabric) as record, progress(title, plan.steps, done=loop.step) as advance:
         loop.run(map(channels_last, batches), advance, record)
+    loop.save()  # should publishing fail, --resume has nothing left to train
 
 
 def channels_last(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from compress.core.console import log
 from compress.core.errors import UsageError
 from compress.core.networks import Network
 from compress.core.options import exclusive, positive
@@ -42,7 +43,7 @@ def settle(options: Fitting, network: Network, length: int) -> Plan:
     if batch % options.devices:
         raise UsageError(f"--batch {batch} can't be split over {options.devices} devices", hint="give a multiple")
     epochs = options.epochs or (300 if thesis and options.steps is None else None)
-    return Plan(
+    plan = Plan(
         size=size,
         steps=options.steps or (epochs * -(-length // batch) if epochs else 300),
         batch=batch,
@@ -52,3 +53,6 @@ def settle(options: Fitting, network: Network, length: int) -> Plan:
         ema=options.ema,
         augment=options.augment,
     )
+    log.info("plan (%s): %d steps of %d pictures at %d px, rate %g %s, %s",
+             options.preset, plan.steps, batch, size, plan.lr, plan.schedule, plan.precision)  # fmt: skip
+    return plan

@@ -135,8 +135,9 @@ class Loop:
             "optimizers": {name: player.optimizer.state_dict() for name, player in self.players.items()},
             "mean": None if self._mean is None else self._mean.state_dict(),
         }
-        with written_whole(self.folder / CHECKPOINT) as temporary:
-            torch.save(state, temporary)
+        # through a stream of ours: a full disk is then an OSError, which written_whole tells in one line
+        with written_whole(self.folder / CHECKPOINT) as temporary, temporary.open("wb") as stream:
+            torch.save(state, stream)
 
     def _set_up(self) -> None:
         if self._wrapped:
