@@ -60,3 +60,26 @@ def test_statistics_over_ranks_are_those_of_the_whole_batch(monkeypatch):
     assert torch.allclose(synced[0].running_mean, reference.running_mean, atol=1e-6)
     assert torch.allclose(synced[0].running_var, reference.running_var, atol=1e-6)
     assert synced.state_dict().keys() == nn.Sequential(reference).state_dict().keys()
+
+
+@pytest.mark.slow
+def test_torchrun_on_two_hosts_trains_as_one_process_does(tmp_path):
+    one = train(tmp_path / "one")
+    hosts = [launch_host(tmp_path / "two", rank) for rank in (0, 1)]
+    for host in hosts:
+        out, err = host.communicate(timeout=200)
+        assert host.returncode == 0, err
+    store = Store(tmp_path / "two")
+    (artifact,) = store.artifacts()
+    losses = [entry["loss"] for entry in json.loads((store.folder(artifact) / HISTORY).read_text())]
+    assert losses == pytest.approx(one, rel=0.03)
+    assert losses[0] == pytest.approx(one[0], rel=1e-5)
+
+
+def launch_host(root, rank):
+    line = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(rank)]
+    line += ["--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", "29611", "-m", "compress"]
+    line += ["train", "--teacher", "u2netp", "--size", "64", "--batch", "4", "--steps", "3", "--precision", "32"]
+    line += ["--device", "cpu", "--lr", "1e-4", "--workers", "0", "--store", str(root), "--quiet"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)

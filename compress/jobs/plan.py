@@ -9,7 +9,7 @@ from compress.core.errors import UsageError
 from compress.core.networks import Network
 from compress.core.options import exclusive, positive
 from compress.jobs.options import Fitting
-from compress.kit.loop import best_precision
+from compress.kit.loop import best_precision, processes
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,10 @@ def settle(options: Fitting, network: Network, length: int) -> Plan:
     if size % network.stride:
         raise UsageError(f"--size {size} does not fit {network.name}", hint=f"give a multiple of {network.stride}")
     batch = options.batch or 8
-    if batch % options.devices:
-        raise UsageError(f"--batch {batch} can't be split over {options.devices} devices", hint="give a multiple")
+    if batch % processes(options.devices):
+        raise UsageError(
+            f"--batch {batch} can't be split over {processes(options.devices)} devices", hint="give a multiple"
+        )
     epochs = options.epochs or (300 if thesis and options.steps is None else None)
     plan = Plan(
         size=size,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,16 +212,24 @@ def make_fabric(*, device: str, devices: int, precision: str) -> Any:
 
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning_fabric")
+    world = processes(devices)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", devices))
     fabric = Fabric(
         accelerator=device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu"),
-        devices=devices,
-        strategy="ddp" if devices > 1 else "auto",
+        devices=here,
+        num_nodes=world // here,
+        strategy="ddp" if world > 1 else "auto",
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
     fabric.launch()
     if fabric.world_size > 1:
         log.info("rank %d of %d on %s", fabric.global_rank, fabric.world_size, fabric.device)
     return fabric
+
+
+def processes(devices: int) -> int:
+    """Processes that train together: as many as torchrun started, over all hosts, or ``devices``."""
+    return int(os.environ.get("WORLD_SIZE", devices))
 
 
 def best_precision(wanted: str, device: str) -> str:
