@@ -15,6 +15,7 @@ from compress.core.errors import CompressError, UsageError
 from compress.core.options import Common, Seen, Split, positive
 from compress.core.store import Store
 from compress.core.types import to_json
+from compress.jobs.desk import with_data
 
 if TYPE_CHECKING:
     from compress.core.types import Artifact
@@ -54,6 +55,7 @@ def run(options: Options = Options()) -> Outcome | None:
     _check(options)
     store, targets = Store(options.store), choose_targets(options.target)
     choice = match(choose_models(store, options.model), targets)
+    options = with_data(options, _sharing_data(choice))
     scoring = _scoring(options, choice.pairs[0][0])
     if options.dry_run:
         _tell_plan(options, choice)
@@ -64,6 +66,12 @@ def run(options: Options = Options()) -> Outcome | None:
     outcome.failed = choice.failed | outcome.failed
     _tell(options, choice, outcome)
     return outcome
+
+
+def _sharing_data(choice: Choice) -> Artifact | None:
+    """One of the models, where all that know what they were made with were made with the same data."""
+    made = {tuple(artifact.options["data"]): artifact for artifact, _ in choice.pairs if artifact.options.get("data")}
+    return next(iter(made.values())) if len(made) == 1 else None
 
 
 def _check(options: Options) -> None:

@@ -225,3 +225,12 @@ def test_read_only_store_is_one_line(folder, tmp_path, capsys):
     tmp_path.chmod(0o500)
     assert run("train", "--teacher", "u2netp", "--steps", 1, *TINY, "--data", folder, "--store", tmp_path / "s") == 1
     assert "can't write" in capsys.readouterr().err
+
+
+def test_a_model_brings_its_data(store, folder, tmp_path, capsys):
+    assert run("evaluate", "--model", "u2netp", "--store", store, "--json") == 0
+    out, err = capsys.readouterr()
+    assert f"data: {folder}, which u2netp was made with" in err
+    assert json.loads(out)["images"] == 3
+    assert run("evaluate", "--model", "u2netp", "--store", store, "--data", "builtin", "--dry-run") == 0
+    assert "64 pictures" in capsys.readouterr().out

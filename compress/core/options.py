@@ -44,8 +44,8 @@ class Making(Common):
 class Seen:
     """Which pictures."""
 
-    data: tuple[str, ...] = ("builtin",)
-    """Folder of pictures, repeatable; "builtin" needs none."""
+    data: tuple[str, ...] = ()
+    """Folder of pictures, repeatable, or "builtin"; by default what the model at hand was made with, else builtin."""
     seed: int = 0
     """Seed of everything drawn at random."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -10,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from compress.core.console import log
 from compress.core.machine import commit, this_machine, versions
-from compress.core.options import Common, Making, deciding
+from compress.core.options import Common, Making, Seen, deciding
 from compress.core.store import Store, stage_key
 from compress.core.types import Artifact, to_json
 
@@ -56,6 +57,23 @@ class Stage:
 def now() -> str:
     """Time of day in UTC, ISO 8601 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+S = TypeVar("S", bound=Seen)
+
+
+def with_data(options: S, model: Artifact | None = None) -> S:
+    """Return the options with their data settled: as given, else what ``model`` was made with, else builtin."""
+    if options.data:
+        return options
+    made_with = tuple(model.options.get("data", ())) if model else ()
+    gone = [folder for folder in made_with if folder != "builtin" and not Path(folder).is_dir()]
+    if model and gone:
+        log.warning("%s was made with %s, which is not here: builtin pictures are taken", model.name, ", ".join(gone))
+    data = made_with if made_with and not gone else ("builtin",)
+    if model and data != ("builtin",):
+        log.info("data: %s, which %s was made with", ", ".join(data), model.name)
+    return dataclasses.replace(options, data=data)
 
 
 def stage(

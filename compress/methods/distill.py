@@ -30,13 +30,14 @@ def run(options: Options) -> Artifact | None:
 
     positive(T=options.temperature)
     store = Store(options.store)
-    from compress.jobs.desk import found, planned_only, stage, tell
+    from compress.jobs.desk import found, planned_only, stage, tell, with_data
     from compress.jobs.fit import fit
     from compress.jobs.learn import learn_from, pick_student, pick_teacher
     from compress.jobs.plan import settle
     from compress.tasks import TASKS
 
     teacher = pick_teacher(store, options.teacher, options.data)
+    options = with_data(options, teacher)
     network = find_network(pick_student(teacher, options.student))
     task = TASKS.get(network.task)
     data = task.open(options.data, "train", seed=options.seed)

@@ -26,12 +26,14 @@ class Options(Common, Seen):
 def run(options: Options = Options()) -> dict[str, Any] | None:
     """Score an artifact on a data set: loss, MAE, maxF, S-measure, dead masks."""
     from compress.core.console import progress
+    from compress.jobs.desk import with_data
     from compress.jobs.evaluate import Source, evaluate, input_at, keep_pictures, metric_rows
     from compress.jobs.models import open_runner, pick
     from compress.tasks import TASKS
 
     store = Store(options.store)
     artifact = pick(store, options.model)
+    options = with_data(options, artifact)
     task = TASKS.get(artifact.task)
     data = task.open(options.data, options.split, seed=options.seed)
     spec = input_at(artifact, options.size)

@@ -28,7 +28,7 @@ def run(options: Options = Options()) -> Artifact | None:
 
     store = Store(options.store)
     parent = pick(store, options.model, wanted="artifact of format safetensors", format="safetensors")
-    planned = stage("export", options, parent=parent)
+    planned = stage("export", options, parent=parent, resolved={"data": parent.options.get("data", [])})
     if planned_only(options, planned, f"export {parent.id} ({parent.name}) to {options.format}"):
         return None
     artifact = found(store, planned, options)

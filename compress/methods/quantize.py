@@ -19,7 +19,7 @@ class Options(Shrinking):
 def run(options: Options = Options()) -> Artifact | None:
     """Make an artifact smaller and faster without training: static int8 (QDQ, per channel) or float16 weights."""
     positive(calibration=options.calibration, size=options.size)
-    from compress.jobs.desk import found, planned_only, stage, tell
+    from compress.jobs.desk import found, planned_only, stage, tell, with_data
     from compress.jobs.evaluate import input_at
     from compress.jobs.models import pick
     from compress.jobs.shrink import calibration_photos, shrink
@@ -27,6 +27,7 @@ def run(options: Options = Options()) -> Artifact | None:
 
     store = Store(options.store)
     parent = pick(store, options.model, wanted="float32 artifact", dtype="float32")
+    options = with_data(options, parent)
     spec = input_at(parent, options.size)
     photos = calibration_photos(TASKS.get(parent.task), options.data, options.seed, options.calibration)
     # float16 looks at no photo: its stage does not depend on the data

@@ -22,11 +22,12 @@ class Options(Fitting):
 def run(options: Options) -> Artifact | None:
     """Train a network of either room on labelled pictures: a teacher, or a student alone as its own baseline."""
     network = find_network(options.teacher)
-    from compress.jobs.desk import found, planned_only, stage, tell
+    from compress.jobs.desk import found, planned_only, stage, tell, with_data
     from compress.jobs.fit import fit
     from compress.jobs.plan import settle
     from compress.tasks import TASKS
 
+    options = with_data(options)
     task, store = TASKS.get(network.task), Store(options.store)
     data = task.open(options.data, "train", seed=options.seed)
     plan = settle(options, network, len(data))
