@@ -234,3 +234,12 @@ def test_a_model_brings_its_data(store, folder, tmp_path, capsys):
     assert json.loads(out)["images"] == 3
     assert run("evaluate", "--model", "u2netp", "--store", store, "--data", "builtin", "--dry-run") == 0
     assert "64 pictures" in capsys.readouterr().out
+
+
+def test_apply_keeps_photos_of_one_stem_apart(store, folder, tmp_path):
+    for name in ("a/x.png", "b/x.png", "b/x.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30), "red").save(tmp_path / name)
+    photos = [tmp_path / name for name in ("a/x.png", "b/x.png", "b/x.jpg")]
+    assert run("apply", "--model", "u2netp", *photos, "--out", tmp_path / "o", "--store", store, "--json") == 0
+    assert len(list((tmp_path / "o").iterdir())) == 6

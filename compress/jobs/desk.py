@@ -6,8 +6,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,19 +103,18 @@ def stage(
 
 
 def found(store: Store, planned: Stage, options: Making) -> Artifact | None:
-    """Return the finished artifact of just this stage, unless the user wants it made again."""
+    """Return the finished artifact of just this stage, unless the user wants it made again.
+
+    Raises:
+        CompressError: If it must be made and the store can't be written.
+    """
     artifact = None if options.again else store.find(planned.key)
     if artifact is not None:
         log.info("found %s (%s), made %s with these options; --again makes it anew",
                  artifact.id, artifact.name, artifact.created[:19])  # fmt: skip
-    return artifact
-
-
-@contextmanager
-def drafting(store: Store) -> Iterator[Path]:
-    """Yield the folder the new artifact's files are written to."""
-    with store.draft() as folder:
-        yield folder
+        return artifact
+    with store.draft():  # a store that can't be written shows now, not after hours of work
+        return None
 
 
 def planned_only(options: Common, planned: Stage, what: str) -> bool:

@@ -1,6 +1,7 @@
 """Run an artifact on photos and write what a user wants to see: the mask, the cut-out with alpha."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -43,12 +44,12 @@ def run(
         print(f"would run {artifact.id} on {len(files)} photos and write to {options.out}")
         return []
     runner = open_runner(store, artifact)
-    written = []
+    names, written = _names(files), []
     with progress(f"apply {artifact.name}", len(files)) as advance:
         for file in files:
             photo = read_rgb(file)
             for kind, picture in task.pictures(photo, predict(runner, spec, photo)).items():
-                path = options.out / f"{file.stem}.{kind}.png"
+                path = options.out / f"{names[file]}.{kind}.png"
                 with written_whole(path) as temporary:
                     picture.save(temporary, format="PNG")
                 written.append(path)
@@ -60,6 +61,16 @@ def run(
             log.info("wrote %s", path)
         print(artifact.id)
     return written
+
+
+def _names(files: list[Path]) -> dict[Path, str]:
+    """What each photo's pictures are called: its stem, or more of its name where stems are equal."""
+    stems = Counter(file.stem for file in files)
+    names = Counter(file.name for file in files)
+    return {
+        file: file.stem if stems[file.stem] == 1 else file.name if names[file.name] == 1 else "_".join(file.parts[-2:])
+        for file in files
+    }
 
 
 def _files(photos: list[Path]) -> list[Path]:
