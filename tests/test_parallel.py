@@ -67,7 +67,7 @@ def test_torchrun_on_two_hosts_trains_as_one_process_does(tmp_path):
     one = train(tmp_path / "one")
     hosts = [launch_host(tmp_path / "two", rank) for rank in (0, 1)]
     for host in hosts:
-        out, err = host.communicate(timeout=200)
+        _, err = host.communicate(timeout=200)
         assert host.returncode == 0, err
     store = Store(tmp_path / "two")
     (artifact,) = store.artifacts()

@@ -81,18 +81,13 @@ def keep_pictures(store: Store, artifact: Artifact, runner: Runner, spec: ImageS
     for number, index in enumerate(sample_indices(len(data))):
         original = data.original(index)
         photo = original["image"]
-        truth = _as_prediction(original["target"])
+        truth = task.as_prediction(original["target"])
         mine = store.pictures(data.fingerprint, artifact.id)
         theirs = store.pictures(data.fingerprint, "truth")
         for folder, prediction in ((mine, predict(runner, spec, photo)), (theirs, truth)):
             for kind, picture in task.pictures(photo, prediction).items():
                 _save(folder / f"{number:02d}.{kind}.png", picture)
         _save(theirs / f"{number:02d}.photo.png", PIL.Image.fromarray(photo))
-
-
-def _as_prediction(target: NDArray[np.uint8]) -> NDArray[np.float32]:
-    planes = target[..., None] if target.ndim == 2 else target
-    return np.ascontiguousarray(planes.transpose(2, 0, 1), dtype=np.float32) / 255
 
 
 def _save(path: Path, picture: PIL.Image.Image) -> None:

@@ -27,7 +27,7 @@ from compress.kit.data import Batches, Dataset
 from compress.kit.graph import count_macs, count_parameters
 from compress.kit.loop import Loop, Player, Schedule, make_fabric
 from compress.kit.parallel import synchronise
-from compress.tasks.base import Batch, Losses, Outputs, Task
+from compress.tasks.base import Batch, Losses, Outputs, Rival, Task
 
 LossOf = Callable[[Outputs, Batch], Losses]
 LossMaker = Callable[[Any], LossOf]  # given the launched fabric
@@ -44,6 +44,7 @@ def fit(
     make_loss: LossMaker,
     name: str,
     network_options: Mapping[str, Any] | None = None,
+    rivals: Mapping[str, Rival] | None = None,
 ) -> Artifact | None:
     """Train ``network`` and publish it.
 
@@ -57,34 +58,74 @@ def fit(
         data: The training split.
         make_loss: Given the launched fabric, returns the loss of the network's outputs on a batch.
         name: Of the artifact.
-        network_options: Handed to the network's builder.
+        network_options: Handed to the network's builder, over what the data asks for.
+        rivals: Who is trained against it, by name.
 
     Returns:
         The artifact, or None on every rank but the first.
     """
     fabric = make_fabric(device=options.device, devices=options.devices, precision=plan.precision)
     torch.manual_seed(options.seed)
-    module = network.build(**(network_options or {})).to(memory_format=torch.channels_last)
-    if fabric.world_size > 1:
-        module = synchronise(module)
-    loop = _loop(store.runs(planned.key), options, plan, module, fabric)
+    built_with = {**task.network_options(data), **(network_options or {})}
+    against = dict(rivals or {})
+    modules = {"network": network.build(**built_with), **{name: rival.build() for name, rival in against.items()}}
+    loop = _loop(store.runs(planned.key), options, plan, modules, fabric)
     if options.resume and loop.resume():
         log.info("continuing at step %d of %d", loop.step, plan.steps)
     loss_of = make_loss(fabric)
-    loop.players["network"].loss = lambda batch: loss_of(loop.forward("network", batch["image"]), batch)
+    _oppose(loop, against, loss_of)
     _run(loop, store, planned, options, plan, task, data)
     fabric.barrier()
     if not fabric.is_global_zero:
         return None
-    artifact = _publish(store, planned, options, plan, network, task, loop, name, dict(network_options or {}))
+    artifact = _publish(store, planned, options, plan, network, task, loop, name, built_with)
     _forget(store.runs(planned.key))
     return artifact
 
 
-def _loop(folder: Path, options: Fitting, plan: Plan, module: nn.Module, fabric: Any) -> Loop:
-    optimizer = torch.optim.Adam(module.parameters(), lr=plan.lr, betas=(0.9, 0.999), eps=1e-8)
-    player = Player(module, optimizer, _no_loss, Schedule(plan.steps, plan.lr, plan.schedule))
-    return Loop({"network": player}, fabric, folder, options.checkpoint_every, plan.ema)
+def _loop(folder: Path, options: Fitting, plan: Plan, modules: Mapping[str, nn.Module], fabric: Any) -> Loop:
+    # two networks that chase each other want less memory of where they were: Radford et al. 2016, section 4
+    momentum = 0.9 if len(modules) == 1 else 0.5
+    players = {name: _player(module, plan, fabric, momentum) for name, module in modules.items()}
+    return Loop(players, fabric, folder, options.checkpoint_every, plan.ema)
+
+
+def _player(module: nn.Module, plan: Plan, fabric: Any, momentum: float) -> Player:
+    module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if fabric.world_size > 1:
+        module = synchronise(module)
+    optimizer = torch.optim.Adam(module.parameters(), lr=plan.lr, betas=(momentum, 0.999), eps=1e-8)
+    return Player(module, optimizer, _no_loss, Schedule(plan.steps, plan.lr, plan.schedule))
+
+
+def _oppose(loop: Loop, rivals: Mapping[str, Rival], loss_of: LossOf) -> None:
+    """Give every player its loss. The rivals move after the network, on what it gave before it moved."""
+    given: list[torch.Tensor] = []
+
+    def ours(batch: Batch) -> Losses:
+        outputs = loop.forward("network", batch["image"])
+        losses = loss_of(outputs, batch)
+        if not rivals:
+            return losses
+        given[:] = [output.detach() for output in outputs]
+        losses = {**losses, "labels": losses["loss"].detach()}
+        for name, rival in rivals.items():
+            losses = _pressed(loop, name, rival, losses, outputs, batch)
+        return losses
+
+    loop.players["network"].loss = ours
+    for name, rival in rivals.items():
+        loop.players[name].loss = partial(rival.loss, partial(loop.forward, name), given)
+
+
+def _pressed(loop: Loop, name: str, rival: Rival, losses: Losses, outputs: Outputs, batch: Batch) -> Losses:
+    """Add the pressure of a rival, which does not learn from it."""
+    module = loop.players[name].module.requires_grad_(False)
+    with loop.fabric.autocast():
+        added = rival.pressure(module, outputs, batch)
+    module.requires_grad_(True)
+    parts = {f"{name}_{key}": value for key, value in added.items() if key != "loss"}
+    return {**losses, **parts, "loss": losses["loss"] + added["loss"]}
 
 
 def _no_loss(batch: Mapping[str, torch.Tensor]) -> Losses:
@@ -105,6 +146,7 @@ def _run(loop: Loop, store: Store, planned: Stage, options: Fitting, plan: Plan,
         world=fabric.world_size,
         augment=plan.augment,
         workers=options.workers,
+        target_nearest=task.nearest,
     )
     title = f"{planned.method} {plan.steps} steps at {plan.size} px"
     with _scalars(store, planned, fabric) as record, progress(title, plan.steps, done=loop.step) as advance:
@@ -155,7 +197,7 @@ def _publish(
         format="safetensors",
         dtype="float32",
         input=spec_at(task.input, plan.size),
-        output=spec_at(task.output, plan.size),
+        output=spec_at(task.output_for(network_options), plan.size),
         parameters=count_parameters(module),
         macs=count_macs(module, (plan.size, plan.size), channels=task.input.channels),
         metrics={},

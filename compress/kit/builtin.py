@@ -67,7 +67,7 @@ class Builtin(Dataset):
     def fingerprint(self) -> str:
         """Of the generator's version, its arguments and the sample photos' pixels."""
         settings = (VERSION, self.split, self.seed, len(self), self.size)
-        return digest([*map(str, settings), *(_pixels_digest(name) for name in _PHOTOS[self.split])])
+        return digest([*map(str, settings), *(pixels_digest(name) for name in _PHOTOS[self.split])])
 
     def original(self, index: int) -> Sample:
         """Make sample ``index``: "image" (size, size, 3) and "target" (size, size), uint8."""
@@ -113,7 +113,7 @@ class _Scene:
     def _texture(self, smallest: float, largest: float) -> Picture:
         """A crop of one of the split's photos, mirrored, turned by a right angle for textures, and tinted."""
         random = self.random
-        photo = _photo(str(random.choice(_PHOTOS[self.split])))
+        photo = wheel_photo(str(random.choice(_PHOTOS[self.split])))
         side = int(min(photo.shape[:2]) * random.uniform(smallest, largest))
         top, left = (random.integers(0, length - side + 1) for length in photo.shape[:2])
         crop = resize(photo[top : top + side, left : left + side], self.size)
@@ -239,7 +239,7 @@ def _bytes(picture: Picture) -> Array:
 
 
 @cache
-def _photo(name: str) -> Array:
+def wheel_photo(name: str) -> Array:
     """Read a sample photo, at most 640 pixels on its shorter side."""
     photo = read_rgb(_photo_path(name))
     shorter = min(photo.shape[:2])
@@ -249,8 +249,9 @@ def _photo(name: str) -> Array:
 
 
 @cache
-def _pixels_digest(name: str) -> str:
-    return digest([_photo(name).tobytes().hex()])
+def pixels_digest(name: str) -> str:
+    """Hash a sample photo's pixels: another release of its package may ship another picture."""
+    return digest([wheel_photo(name).tobytes().hex()])
 
 
 def _photo_path(name: str) -> Path:

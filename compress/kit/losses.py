@@ -70,6 +70,58 @@ def tempered_class_kl(student: Tensor, teacher: Tensor, temperature: float) -> T
     return F.kl_div(s, t, reduction="none", log_target=True).sum(dim=1).mean() * (T * T)
 
 
+def class_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None = None, void: int = 255) -> Tensor:
+    """Cross-entropy of classes, in nats: weighted mean over the pixels of N, H, W that are not void; 0 without any.
+
+    logits: (N, C, H, W); target: class numbers (N, H, W), int64, ``void`` for pixels that don't count; weights: (C,),
+    the weight of a pixel by its true class, 1 unless told otherwise.
+    """
+    logits = full(logits)
+    weights = None if weights is None else weights.to(logits)
+    total = F.cross_entropy(logits, target, weight=weights, ignore_index=void, reduction="sum")
+    known = target != void
+    mass = known.sum() if weights is None else (weights[target.where(known, 0)] * known).sum()
+    return total / mass.clamp(min=torch.finfo(total.dtype).tiny)
+
+
+def class_focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0, void: int = 255) -> Tensor:
+    """-(1 - p)^gamma log p of the true class: mean over the pixels of N, H, W that are not void; 0 without any.
+
+    Lin et al. 2017, "Focal loss for dense object detection", equation 4. logits: (N, C, H, W); target: (N, H, W),
+    int64. gamma 0 is the cross-entropy.
+    """
+    known = target != void
+    log_p = F.log_softmax(full(logits), dim=1).gather(1, target.where(known, 0)[:, None])[:, 0]
+    cost = -((-torch.expm1(log_p)) ** gamma) * log_p * known
+    return cost.sum() / known.sum().clamp(min=1)
+
+
+def class_dice_loss(logits: Tensor, target: Tensor, void: int = 255) -> Tensor:
+    """1 - (2 I + 1) / (P + T + 1) of softmax(logits) and the one-hot target: sums over N, H, W, mean over classes.
+
+    Milletari et al. 2016, "V-Net", without its squares, over the classes that the batch has; 0 where
+    all is void. The one keeps a gradient where they do not meet. logits: (N, C, H, W); target: (N, H, W), int64.
+    """
+    known = (target != void)[:, None]
+    p = torch.softmax(full(logits), dim=1) * known
+    truth = F.one_hot(target.where(known[:, 0], 0), logits.shape[1]).movedim(-1, 1) * known
+    there = truth.sum(dim=(0, 2, 3))
+    dice = (2.0 * (p * truth).sum(dim=(0, 2, 3)) + 1.0) / (p.sum(dim=(0, 2, 3)) + there + 1.0)
+    return ((1.0 - dice) * (there > 0)).sum() / (there > 0).sum().clamp(min=1)
+
+
+def median_frequency_weights(pixels: Tensor) -> Tensor:
+    """Weight of each class: the median of the classes' pixel counts over its own; 0 for a class without pixels.
+
+    Eigen & Fergus 2015, "Predicting depth, surface normals and semantic labels", with counts over the
+    whole data set. pixels: (C,), how many of each class. Returns (C,) float32.
+    """
+    counts = full(pixels)
+    there = counts > 0
+    median = counts[there].quantile(0.5) if bool(there.any()) else counts.new_zeros(())
+    return torch.where(there, median / counts.clamp(min=1), 0.0)
+
+
 def channel_wise_distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T * T * KL of the spatial softmax of each channel: sum over H * W, mean over N, C.
 

@@ -31,11 +31,22 @@ def run(options: Options) -> Artifact | None:
     task, store = TASKS.get(network.task), Store(options.store)
     data = task.open(options.data, "train", seed=options.seed)
     plan = settle(options, network, len(data))
-    planned = stage("train", options, data=data.fingerprint, resolved=asdict(plan))
+    rivals = task.rivals(network)
+    against = {"rivals": {name: dict(rival.settings) for name, rival in rivals.items()}} if rivals else {}
+    planned = stage("train", options, data=data.fingerprint, resolved={**asdict(plan), **against})
     if planned_only(options, planned, f"train {network.name} on {len(data)} pictures, {plan.steps} steps"):
         return None
     artifact = found(store, planned, options) or fit(
-        store, planned, options, plan, network, task, data, lambda _: task.loss, options.name or network.name
+        store,
+        planned,
+        options,
+        plan,
+        network,
+        task,
+        data,
+        lambda _: task.loss,
+        options.name or network.name,
+        rivals=rivals,
     )
     if artifact is not None:
         tell(options, artifact, store)

@@ -1,0 +1,215 @@
+"""Retouch: photo in, the same photo as a retoucher would hand it back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from compress.core.errors import UsageError
+from compress.core.networks import Network, kind_of
+from compress.core.registry import register
+from compress.core.types import ImageSpec
+from compress.kit import fidelity, losses, metrics
+from compress.kit.adversary import Kind, Scales, feature_matching, fooling, judging
+from compress.kit.blocks import resize_like
+from compress.kit.data import Concat, Dataset, open_pairs, open_photos
+from compress.kit.images import read_rgb
+from compress.kit.metrics import Metric
+from compress.tasks.base import Batch, Judge, Losses, Outputs, Rival, Score, Task
+
+# Plain names, MIT-Adobe FiveK with its five experts, DPED (its folder of one phone)
+INPUTS = ("input", "inputs", "before", "low", "iphone", "blackberry", "sony")
+TARGETS = ("target", "targets", "after", "high", *(f"expert{letter}" for letter in "abcde"), "canon")
+# Distillation: our own choice, not tuned. L1 leads, as tables are about it; the labels weigh half, as in saliency.
+PICTURE, SSIM, FEATURES, HARD = 1.0, 0.1, 0.1, 0.5
+# Against a discriminator: 100 L1 + GAN (Isola et al. 2017, section 3.3) + 10 feature matching (Wang et al. 2018,
+# equation 5), all over 100, so that the loss stays an L1 with something on top; Adam does not mind
+ADVERSARIAL, MATCHING = 0.01, 10.0
+
+
+class Retouch(Task):
+    """Pictures of a generator, and what a smaller one learns from its picture and from where it looks."""
+
+    name = "retouch"
+    size = 256
+    input = ImageSpec(name="image", channels=3, color="rgb", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    output = ImageSpec(name="picture", channels=3, color="rgb", low=0.0, high=1.0)
+    metrics = (
+        Metric("loss", "1", "lower", "mean absolute difference of the values 0..1 (L1)"),
+        Metric("mae", "1", "lower", "mean absolute error: the loss under the name it has in every task"),
+        Metric("psnr", "dB", "higher", "peak signal to noise ratio, mean over images"),
+        Metric("ssim", "1", "higher", "structural similarity, Gaussian window, mean over channels"),
+        Metric("deltae", "1", "lower", "colour difference CIEDE2000, mean over pixels"),
+        Metric("dead_masks", "count", "lower", "images that came out as one flat colour though the target is none"),
+    )
+
+    def open(self, data: Sequence[str], split: str, *, seed: int = 0) -> Dataset:
+        """Open folders ``input/`` + ``target/``, folders of good photos alone, and "builtin", as one data set.
+
+        Photos alone are the targets; each input is its photo spoilt by (seed, name), see ``kit.degrade``.
+
+        Raises:
+            DataError: If a folder is absent or empty, an input has no target or the reverse, or nothing is left in
+                that split.
+        """
+        from compress.kit.degrade import Crops, Degraded
+
+        folders = [entry for entry in data if entry != "builtin"]
+        pairs = [folder for folder in folders if _has_pairs(Path(folder))]
+        photos = [folder for folder in folders if folder not in pairs]
+        parts: list[Dataset] = []
+        if pairs or not data:
+            found = open_pairs(pairs, split, image_dirs=INPUTS, target_dirs=TARGETS, seed=seed, read_target=read_rgb)
+            parts.append(found)
+        if photos:
+            parts.append(Degraded(open_photos(photos, split, seed=seed), seed))
+        if "builtin" in data:
+            parts.append(Degraded(Crops(split, seed), seed))
+        return parts[0] if len(parts) == 1 else Concat(tuple(parts))
+
+    def rivals(self, network: Network) -> Mapping[str, Rival]:
+        """Three discriminators against a teacher; a student is better off with its teacher alone (OMGD, ICCV 2021)."""
+        return {"discriminator": discriminator()} if kind_of(network.name) == "teacher" else {}
+
+    def loss(self, outputs: Outputs, batch: Batch) -> Losses:
+        """L1 of the picture, values 0..1: mean over N, C, H, W.
+
+        outputs: the raw picture (N, 3, H, W), then features, which have no labels; batch["target"]: (N, 3, H, W).
+        """
+        return {"loss": F.l1_loss(self.activate(outputs[0]), batch["target"])}
+
+    def distill_loss(self, student: Outputs, teacher: Outputs, batch: Batch, temperature: float) -> Losses:
+        """Reproduce the teacher's picture, and where it looks at every level: l1 + 0.1 ssim + 0.1 features + 0.5 hard.
+
+        "l1" and "ssim" compare the pictures, and have no temperature. "features" does: channel-wise distillation
+        (Shu et al. 2021) at T of each level's attention map, the mean square over channels (Zagoruyko & Komodakis
+        2017, section 3.1), which needs no adaptor between different widths; maps are divided by their mean first, so
+        that T means the same at every level. "hard": L1 to batch["target"], where the batch has one.
+
+        Raises:
+            UsageError: If T is not 1 where the two networks have no level but the picture in common.
+        """
+        levels = list(zip(student[1:], teacher[1:], strict=False))
+        if not levels and temperature != 1:
+            raise UsageError(
+                f"T = {temperature:g} has no meaning here: teacher and student share their picture alone, and the L1 "
+                "of pictures has no temperature",
+                hint="give --T 1, or take networks whose outputs include features, as pix2pixhd_retouch's do",
+            )
+        picture, taught = self.activate(student[0]), self.activate(teacher[0]).detach()
+        taught = resize_like(taught, picture)
+        told = {"l1": F.l1_loss(picture, taught), "ssim": losses.ssim_loss(picture, taught)}
+        total = PICTURE * told["l1"] + SSIM * told["ssim"]
+        if levels:
+            told["features"] = torch.stack([_where_it_looks(s, t, temperature) for s, t in levels]).mean()
+            total = total + FEATURES * told["features"]
+        if "target" in batch:
+            told["hard"] = F.l1_loss(picture, batch["target"])
+            total = total + HARD * told["hard"]
+        return {"loss": total, **{name: value.detach() for name, value in told.items()}}
+
+    def activate(self, output: torch.Tensor) -> torch.Tensor:
+        """(tanh + 1) / 2: raw (N, 3, H, W) to a picture in 0..1; pix2pixHD's generator ends on the tanh."""
+        return (torch.tanh(losses.full(output)) + 1.0) / 2.0
+
+    def score(self, prediction: NDArray[np.float32], target: NDArray[np.uint8]) -> Score:
+        """Measure one picture at its photo's size. prediction: (3, h, w) in 0..1; target: (H, W, 3) 0..255.
+
+        Values that are not numbers count as black, and the picture as dead.
+        """
+        truth = np.asarray(target, dtype=np.float64) / 255.0
+        picture = _resized(prediction, truth.shape[:2]).astype(np.float64)
+        error = metrics.mean_absolute_error(picture, truth)
+        return {
+            "loss": error,
+            "mae": error,
+            "psnr": fidelity.psnr(picture, truth),
+            "ssim": fidelity.ssim(picture, truth),
+            "deltae": fidelity.delta_e(picture, truth),
+            "dead": float(_is_flat(prediction) and not _is_flat(np.moveaxis(truth, -1, 0))),
+        }
+
+    def summarize(self, scores: Sequence[Score]) -> dict[str, float]:
+        """Mean of every metric over images; dead pictures and images counted."""
+        assert scores, "no scores to sum up"
+        keys = ("loss", "mae", "psnr", "ssim", "deltae")
+        means = {key: sum(float(score[key]) for score in scores) / len(scores) for key in keys}
+        dead = sum(float(score["dead"]) for score in scores)
+        return {**means, "dead_masks": dead, "images": float(len(scores))}
+
+    def pictures(self, photo: NDArray[np.uint8], prediction: NDArray[np.float32]) -> dict[str, PIL.Image.Image]:
+        """Draw "retouched", RGB, at the photo's size. photo: (H, W, 3); prediction: (3, h, w) in 0..1."""
+        levels = np.rint(_resized(prediction, photo.shape[:2]) * 255.0).astype(np.uint8)
+        return {"retouched": PIL.Image.fromarray(levels)}
+
+
+def discriminator(ndf: int = 64, kind: Kind = "lsgan") -> Rival:
+    """Make S2's discriminators at three scales, which see the photo and a picture of it.
+
+    ndf: channels of their first layer; kind: "lsgan" or "hinge".
+    """
+
+    def loss(judge: Judge, outputs: Outputs, batch: Batch) -> Losses:
+        real, fake = _verdicts(judge, outputs, batch)
+        return {"loss": judging(real, fake, kind)}
+
+    def pressure(judge: Judge, outputs: Outputs, batch: Batch) -> Losses:
+        real, fake = _verdicts(judge, outputs, batch)
+        gan, matching = fooling(fake, kind), feature_matching(real, fake)
+        total = ADVERSARIAL * (gan + MATCHING * matching)
+        return {"loss": total, "gan": gan.detach(), "matching": matching.detach()}
+
+    settings = {"ndf": ndf, "scales": 3, "kind": kind, "adversarial": ADVERSARIAL, "matching": MATCHING}
+    return Rival(lambda: Scales(6, ndf), loss, pressure, settings)
+
+
+def _verdicts(judge: Judge, outputs: Outputs, batch: Batch) -> tuple[list[list[torch.Tensor]], ...]:
+    """What the judge says of the true pictures and of ours, from one pass, as several processes need."""
+    real, fake = batch["target"] * 2 - 1, torch.tanh(losses.full(outputs[0]))
+    both = judge(torch.cat([torch.cat((batch["image"], picture), 1) for picture in (real, fake)]))
+    halves = [[layer.chunk(2) for layer in verdict] for verdict in both]
+    return tuple([[layer[half] for layer in verdict] for verdict in halves] for half in (0, 1))
+
+
+def _has_pairs(folder: Path) -> bool:
+    """Whether a folder, or one below it such as train/, has a folder that is named like inputs or targets."""
+    if not folder.is_dir():
+        return False
+    inside = [part for part in folder.iterdir() if part.is_dir()]
+    below = [part for middle in inside for part in middle.iterdir() if part.is_dir()]
+    return any(part.name.lower() in (*INPUTS, *TARGETS) for part in (*inside, *below))
+
+
+def _where_it_looks(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    mine = _attention(student)
+    return losses.channel_wise_distillation(mine, resize_like(_attention(teacher).detach(), mine), temperature)
+
+
+def _attention(features: torch.Tensor) -> torch.Tensor:
+    """Map features (N, C, H, W) to (N, 1, H, W) of mean 1, or to zeros where they are zero."""
+    energy = losses.full(features).square().mean(1, keepdim=True)
+    return energy / energy.mean((2, 3), keepdim=True).clamp(min=1e-12)
+
+
+def _is_flat(picture: NDArray[np.float32] | NDArray[np.float64]) -> bool:
+    """Whether a picture (3, H, W) is one colour: every plane of it is flat."""
+    return all(metrics.is_flat(plane) for plane in picture)
+
+
+def _resized(prediction: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
+    """Resize a picture (3, h, w) to (height, width, 3), bilinear, antialiased where it shrinks; NaN becomes 0."""
+    assert prediction.ndim == 3 and prediction.shape[0] == 3, f"picture {prediction.shape}, wanted (3, h, w)"
+    height, width = size
+    values = np.clip(np.nan_to_num(prediction, nan=0.0), 0.0, 1.0).astype(np.float32)
+    how = PIL.Image.Resampling.BILINEAR
+    planes = [np.asarray(PIL.Image.fromarray(plane).resize((width, height), how)) for plane in values]
+    return np.stack(planes, axis=-1)
+
+
+register(__name__, Retouch())
