@@ -117,7 +117,9 @@ class Safetensors(Format):
         """
         from safetensors.torch import save
 
-        state = {key: _stored(key, value, dtype) for key, value in module.state_dict().items()}
+        # a batch norm's step counter is read by no forward pass, and its name costs more bytes than a small bias
+        kept = {key: value for key, value in module.state_dict().items() if not key.endswith("num_batches_tracked")}
+        state = {key: _stored(key, value, dtype) for key, value in kept.items()}
         path = folder / f"weights{self.suffix}"
         with written_whole(path) as scratch:
             scratch.write_bytes(save(state))  # its own writer hides a full disk in an error of its own
