@@ -20,9 +20,9 @@ from compress.core.types import Artifact, ImageSpec, from_json
 
 if TYPE_CHECKING:
     import numpy as np
-    from compress.formats.base import Runner
     from numpy.typing import NDArray
 
+    from compress.formats.base import Runner
     from compress.kit.data import Dataset
 
 Reply = dict[str, Any]
