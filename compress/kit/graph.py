@@ -21,8 +21,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from compress.core.errors import ArtifactError, UsageError, did_you_mean
 from compress.kit.blocks import ConvBnRelu
 
-_SHOWN = 10  # keys a message lists before it only counts them
-
 
 def count_parameters(module: nn.Module) -> int:
     """Count the values of all parameters; one that is shared counts once, buffers don't count."""
@@ -177,7 +175,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     at zero.
 
     Raises:
-        ArtifactError: If keys or shapes differ; the message has every difference, ten of a kind by name.
+        ArtifactError: If keys or shapes differ; the message lists every one of them.
     """
     wanted = module.state_dict()
     counters = {key for key in wanted if key.endswith("num_batches_tracked")}
@@ -204,8 +202,7 @@ def _shape(tensor: Tensor) -> str:
 def _list_keys(problem: str, keys: list[str], separator: str = ", ") -> str:
     if not keys:
         return ""
-    rest = f"{separator}and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return f"{len(keys)} {problem}: {separator.join(keys[:_SHOWN])}{rest}"
+    return f"{len(keys)} {problem}: {separator.join(keys)}"
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
