@@ -20,6 +20,7 @@ from torch import nn
 
 from compress.core.machine import this_machine
 from compress.core.networks import find_network
+from compress.jobs.fit import channels_last
 from compress.kit.batches import Batches
 from compress.kit.loop import Loop, Player, Schedule, best_precision, make_fabric
 from compress.tasks import TASKS
@@ -34,7 +35,7 @@ def main() -> None:
     data = task.open(["builtin"], "train")
     epoch = len(data) // BATCH
     ours = iter(Batches(data, task.input, SIZE, batch=BATCH, stop=epoch + 2 + TURN * (ROUNDS + 1)))
-    ready = list(islice(map(_channels_last, ours), epoch))[:TURN]  # the first epoch fills the cache of decoded pictures
+    ready = list(islice(map(channels_last, ours), epoch))[:TURN]  # the first epoch fills the cache of decoded pictures
     loop, bare = _ours(), _bare()
     _time(loop, islice(ours, TURN))
     bare(ready)
@@ -71,7 +72,7 @@ def _ours() -> Loop:
 
 def _time(loop: Loop, batches: Iterator[Batch]) -> float:
     start = time.perf_counter()
-    loop.run(map(_channels_last, batches), _quiet, _forget)
+    loop.run(map(channels_last, batches), _quiet, _forget)
     return time.perf_counter() - start
 
 
@@ -99,10 +100,6 @@ def _bare() -> Callable[[list[Batch]], float]:
         return time.perf_counter() - start
 
     return run
-
-
-def _channels_last(batch: Batch) -> Batch:
-    return {**batch, "image": batch["image"].contiguous(memory_format=torch.channels_last)}
 
 
 if __name__ == "__main__":

@@ -71,9 +71,7 @@ class Builtin(Dataset):
 
     def original(self, index: int) -> Sample:
         """Make sample ``index``: "image" (size, size, 3) and "target" (size, size), uint8."""
-        stream = list(LENGTHS).index(self.split) * 2**32 + range(len(self))[index]
-        key = np.array([self.seed % 2**64, stream], np.uint64)
-        image, mask = _Scene(np.random.Generator(np.random.Philox(key=key)), self.split, self.size).render()
+        image, mask = _Scene(random_of(self.split, self.seed, range(len(self))[index]), self.split, self.size).render()
         return {"image": _bytes(image), "target": _bytes(mask)}
 
 
@@ -236,6 +234,12 @@ def _blurred(picture: Picture, radius: float) -> Picture:
 def _bytes(picture: Picture) -> Array:
     levels: Array = np.rint(picture * 255).astype(np.uint8)
     return levels
+
+
+def random_of(split: str, seed: int, index: int) -> np.random.Generator:
+    """Return the random stream of one generated sample; no two splits, seeds or indices share one."""
+    stream = list(LENGTHS).index(split) * 2**32 + index
+    return np.random.Generator(np.random.Philox(key=np.array([seed % 2**64, stream], np.uint64)))
 
 
 @cache

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from compress.core.errors import unknown
 from compress.kit import shapes
+from compress.kit.builtin import random_of
 from compress.kit.classes import VOID
 from compress.kit.data import Dataset, Sample, digest
 
@@ -53,8 +54,7 @@ class ClassScenes(Dataset):
 
     def original(self, index: int) -> Sample:
         """Make sample ``index``: "image" (size, size, 3) and "target" (size, size), class numbers and 255."""
-        stream = list(LENGTHS).index(self.split) * 2**32 + range(len(self))[index]
-        random = np.random.Generator(np.random.Philox(key=np.array([self.seed % 2**64, stream], np.uint64)))
+        random = random_of(self.split, self.seed, range(len(self))[index])
         picture = _ground(random, self.size)
         target = np.zeros((self.size, self.size), np.uint8)
         for label in random.integers(1, len(LABELS), random.integers(1, 5)):

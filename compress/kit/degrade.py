@@ -13,12 +13,11 @@ import scipy.ndimage
 from numpy.typing import NDArray
 
 from compress.core.errors import unknown
-from compress.kit.builtin import LENGTHS, pixels_digest, wheel_photo
+from compress.kit.builtin import LENGTHS, pixels_digest, random_of, wheel_photo
 from compress.kit.data import Dataset, Sample, digest
 from compress.kit.images import Array, resize
 
 VERSION = 1  # raised whenever one pixel of a spoilt photo changes
-_WORD = 2**64
 _GAMMA = 2.2  # of a display; exposure and white balance act on light, before it
 _GOOD = {  # those of the built-in set's photos that are colour pictures of the world, in the same splits
     "train": ("astronaut.png", "motorcycle_left.png", "motorcycle_right.png", "china.jpg"),
@@ -129,8 +128,7 @@ class Crops(Dataset):
 
     def original(self, index: int) -> Sample:
         """Cut "image" (size, size, 3) out of one of the photos, mirrored half of the time."""
-        stream = list(_GOOD).index(self.split) * 2**32 + range(len(self))[index]
-        random = np.random.Generator(np.random.Philox(key=np.array([self.seed % _WORD, stream], np.uint64)))
+        random = random_of(self.split, self.seed, range(len(self))[index])
         photo = wheel_photo(str(random.choice(_GOOD[self.split])))
         side = int(min(photo.shape[:2]) * random.uniform(0.4, 1.0))
         top, left = (random.integers(0, length - side + 1) for length in photo.shape[:2])
