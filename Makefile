@@ -2,7 +2,6 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-STORE := demo
 PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 .PHONY: setup demo test test-all check bench format clean
@@ -16,15 +15,30 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PIP) -e '.[all,dev]'
 	touch $@
 
-# The main job on the built-in data set. Each line is a command of the README; a finished stage is found, not redone.
+# The main job on the built-in data set: make demo, or make demo TASK=retouch|segmentation|membrane|color.
+# Each line is a command of the README; a finished stage is found, not redone.
+TASK := saliency
+TEACHER_saliency := u2net_big
+ALONE_saliency := u2net_small
+TEACHER_retouch := pix2pixhd_retouch
+ALONE_retouch := retouch_small
+TEACHER_segmentation := voc_unet
+ALONE_segmentation := unet_slim
+TEACHER_membrane := membrane_gan
+ALONE_membrane := membrane_small
+TEACHER_color := colorizer
+ALONE_color := colorizer_small
+TEACHER := $(TEACHER_$(TASK))
+STORE := demo$(if $(filter-out saliency,$(TASK)),-$(TASK))
 DEMO := --store $(STORE)
 FIT := $(DEMO) --resume --seed 0
 demo: setup
-	$(BIN)/compress train --teacher u2net_big $(FIT)
-	$(BIN)/compress train --teacher u2net_small $(FIT)
-	$(BIN)/compress distill --teacher u2net_big --T 2 $(FIT)
-	$(BIN)/compress distill --teacher u2net_big --T 7 $(FIT)
-	$(BIN)/compress quantize --model u2net_big --dtype int8 $(DEMO)
+	$(if $(TEACHER),,$(error no demo for TASK=$(TASK): give saliency, retouch, segmentation, membrane or color))
+	$(BIN)/compress train --teacher $(TEACHER) $(FIT)
+	$(BIN)/compress train --teacher $(ALONE_$(TASK)) $(FIT)
+	$(BIN)/compress distill --teacher $(TEACHER) --T 2 $(FIT)
+	$(BIN)/compress distill --teacher $(TEACHER) --T 7 $(FIT)
+	$(BIN)/compress quantize --model $(TEACHER) --dtype int8 $(DEMO)
 	$(BIN)/benchmarks run --target cpu $(DEMO)
 	$(BIN)/reports build $(DEMO)
 
@@ -42,6 +56,7 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.loop
+	$(BIN)/python -m benchmarks.shards
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -10,7 +10,7 @@ import random
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from benchmarks.process import COMMAND, Process, WorkerError
@@ -114,6 +114,7 @@ def _measure(benches: list[_Bench], store: Store, plan: Plan, setting: Setting, 
         scoring = plan.scoring
         with progress("score", len(benches) * scoring.images) as advance:
             _each(benches, lambda bench: _score(bench, scoring, plan.seed, advance), outcome)
+        _beside(benches, scoring, plan.seed)
 
 
 def _each(benches: Sequence[_Bench], do: Callable[[_Bench], None], outcome: Outcome) -> None:
@@ -186,3 +187,20 @@ def _score(bench: _Bench, scoring: Scoring, seed: int, advance: Advance) -> None
         "evaluate", advance, data=scoring.data, split=scoring.split, seed=seed, limit=scoring.limit
     )
     bench.measured.scored = Scored(reply["metrics"], tuple(reply["losses"]), reply["data"], scoring.split, scoring.data)
+
+
+def _beside(benches: Sequence[_Bench], scoring: Scoring, seed: int) -> None:
+    """Let one worker score the answer that needs no network on the same photos; every model's loss row tells it."""
+    scored = [bench for bench in benches if bench.alive and bench.measured.scored is not None]
+    if not scored:
+        return
+    try:
+        reply = scored[0].process.ask(
+            "baseline", data=scoring.data, split=scoring.split, seed=seed, limit=scoring.limit
+        )
+    except WorkerError as error:
+        log.info("no baseline: %s", error)
+        return
+    for bench in scored:
+        assert bench.measured.scored is not None
+        bench.measured.scored = replace(bench.measured.scored, baseline=reply["baseline"])

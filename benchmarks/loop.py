@@ -21,7 +21,7 @@ from torch import nn
 from compress.core.machine import this_machine
 from compress.core.networks import find_network
 from compress.jobs.fit import channels_last
-from compress.kit.batches import Batches
+from compress.kit.data.batches import Batches
 from compress.kit.loop import Loop, Player, Schedule, best_precision, make_fabric
 from compress.tasks import TASKS
 

@@ -44,6 +44,7 @@ class Scored:
     data: str
     split: str
     sources: tuple[str, ...]  # what --data named
+    baseline: dict[str, Any] = field(default_factory=dict)  # what needs no network: "name" and "metrics"; or empty
 
 
 @dataclass
@@ -127,4 +128,8 @@ def _scores(scored: Scored, units: Units) -> Iterator[Quantity]:
     details = {"data": scored.data, "split": scored.split, "sources": list(scored.sources)}
     for name, value in scored.metrics.items():
         unit, better = units.get(name, ("count", "none"))
-        yield name, value, unit, better, scored.losses if name == "loss" else (), details
+        if name == "loss":
+            beside = {"baseline": scored.baseline} if scored.baseline else {}
+            yield name, value, unit, better, scored.losses, details | beside
+        else:
+            yield name, value, unit, better, (), details

@@ -9,7 +9,6 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -17,13 +16,14 @@ from benchmarks.targets import TARGETS
 from compress.core.errors import CompressError
 from compress.core.store import Store
 from compress.core.types import Artifact, ImageSpec, from_json
+from compress.kit.infer import at_size
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from compress.formats.base import Runner
-    from compress.kit.data import Dataset
+    from compress.kit.data.sets import Dataset
 
 Reply = dict[str, Any]
 
@@ -50,7 +50,7 @@ class Worker:
         """Import the framework, then load the model: "seconds" of the loading, "before": bytes in use before it."""
         self.artifact = from_json(Artifact, request["artifact"])
         self.store = Store(Path(request["store"]))
-        self.spec = replace(self.artifact.input, height=request["height"], width=request["width"])
+        self.spec = at_size(self.artifact.input, request["height"], request["width"])
         self.image = _noise(self.spec, request["batch"], request["seed"])
         target = TARGETS.get(request["target"])
         target.start()
@@ -85,12 +85,27 @@ class Worker:
         keep_pictures(self.store, self.artifact, self.runner, self.spec, task, data)
         return {"metrics": scored.metrics, "losses": scored.losses, "data": data.fingerprint}
 
+    def baseline(self, request: Reply) -> Reply:
+        """Score what needs no network on the same photos: "baseline", its "name" and "metrics", empty for none."""
+        from compress.core.errors import DataError
+        from compress.jobs.evaluate import evaluate_baseline
+        from compress.tasks import TASKS
+
+        task = TASKS.get(self.artifact.task)
+        data = limited(task.open(request["data"], request["split"], seed=request["seed"]), request["limit"])
+        try:
+            train = task.open(request["data"], "train", seed=request["seed"])
+        except DataError:
+            return {"baseline": {}}
+        found = evaluate_baseline(task, train, data, lambda _="": None)
+        return {"baseline": {"name": found[0], "metrics": found[1].metrics} if found else {}}
+
 
 def limited(data: Dataset, limit: int | None) -> Dataset:
     """At most ``limit`` samples, spread evenly over ``data``; all of them when None."""
     if limit is None or limit >= len(data):
         return data
-    from compress.kit.data import Subset
+    from compress.kit.data.sets import Subset
 
     return Subset(data, tuple(k * len(data) // limit for k in range(limit)))
 

@@ -1,6 +1,7 @@
 """The `compress` command: one sub-command per file in methods/, plus list and show."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, NoReturn
 
@@ -8,7 +9,7 @@ from cyclopts import App, Parameter
 
 from compress import __version__
 from compress.core.console import log
-from compress.core.launch import launch
+from compress.core.launch import launch, value_of
 from compress.core.networks import STUDENTS, TEACHERS
 from compress.core.options import Common
 from compress.core.registry import Room
@@ -33,7 +34,8 @@ app = App(
     suppress_keyboard_interrupt=False,  # the launcher says what an interrupted run kept
 )
 for _name in METHODS.names():
-    app.command(f"compress.methods.{METHODS.stem(_name)}:run", name=_name, help=METHODS.help(_name))
+    _command = _name.replace("_", "-")
+    app.command(f"compress.methods.{METHODS.stem(_name)}:run", name=_command, help=METHODS.help(_name))
 app.register_install_completion_command()
 
 
@@ -102,6 +104,20 @@ def show(model: Annotated[str, Parameter(help="Id, id prefix or name.")], *, opt
         print(f"{name:<16} {json.dumps(value) if isinstance(value, dict | list | tuple) else value}")
 
 
+def _own_flags(arguments: Sequence[str]) -> None:
+    """Help of one network's training tells its own flags too: reading them needs torch, so only when asked."""
+    name = value_of("--teacher", arguments)
+    if arguments[:1] != ["train"] or name is None:
+        return
+    from compress.core.networks import find_network
+    from compress.jobs.flags import describe, functions_of
+    from compress.tasks import TASKS
+
+    network = find_network(name)
+    print(f"Flags of {name}'s own:")
+    print("\n".join(describe(functions_of(network, TASKS.get(network.task)))))
+
+
 def main() -> NoReturn:
     """Run the command line."""
-    launch(app)
+    launch(app, more_help=_own_flags, lenient=("train", "evaluate", "import"))

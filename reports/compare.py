@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from compress.core.types import Artifact
+from compress.kit.intervals import Interval, percentiles, relative_change, speedup
 from reports import words
 from reports.frame import SETTING, newest, wide
-from reports.intervals import Interval, percentiles, relative_change, speedup
 from reports.lineage import Role, Thesis, describe, role_of, thesis_of
 
 

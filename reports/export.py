@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from compress.kit.intervals import Interval, percentiles
 from reports.compare import Line
 from reports.frame import OF_ARTIFACT, SETTING
-from reports.intervals import Interval, percentiles
 from reports.pages import Page, Section
 
 COLUMNS = (

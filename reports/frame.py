@@ -23,7 +23,7 @@ _DECIDES = {
     "static": ("artifact", "target", "quantity", "pixels"),
     "speed": ("artifact", "quantity", "data", *SETTING),
     "quality": ("artifact", "target", "quantity", *DATASET),
-}
+}  # rows of ablations belong to no table
 
 
 def tidy(artifacts: Iterable[Artifact], rows: Sequence[Row]) -> pd.DataFrame:
@@ -77,7 +77,9 @@ def pareto(frame: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
 
 
 def group_of(quantity: str) -> str:
-    """Return "static", "speed" or "quality": every quantity the harness does not time or count is a task's metric."""
+    """Return "static", "speed", "ablation" or, for a task's metric, "quality"."""
+    if quantity == "ablation":
+        return "ablation"
     return "static" if quantity in STATIC else "speed" if quantity in SPEED else "quality"
 
 

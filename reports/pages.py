@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -166,7 +167,7 @@ def _block(store: Store, anchor: str, frame: pd.DataFrame, scored: pd.DataFrame,
         warnings=tuple(warnings(lines)),
         lines=lines,
         settings=tuple(settings),
-        comparison=comparison(lines, metrics, settings),
+        comparison=comparison(lines, metrics, settings, _baseline(scored)),
         targets=_on_targets(scored, lines),
         strip=strip_of(store, data, lines),
         glossary=tuple((words.title(q), words.MEANINGS[q]) for q, _, _ in metrics if q in words.MEANINGS),
@@ -181,6 +182,12 @@ def _metrics(scored: pd.DataFrame) -> list[tuple[str, str, Better]]:
     first = scored[scored["better"] != "none"].drop_duplicates("quantity")
     found = [(str(r["quantity"]), str(r["unit"]), r["better"]) for r in first.to_dict("records")]
     return found or [("loss", "1", "lower")]
+
+
+def _baseline(scored: pd.DataFrame) -> dict[str, Any]:
+    """The newest answer that needed no network on this data: its "name" and "metrics", or nothing."""
+    told = [details["baseline"] for details in scored["details"] if details.get("baseline")]
+    return dict(told[-1]) if told else {}
 
 
 def _heading(scored: pd.DataFrame) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Any
 
 from compress.core.types import Better
 from reports import words
@@ -74,13 +75,19 @@ GAP = Cell(MISSING)
 Make = Callable[[Line], Cell]
 
 
-def comparison(lines: Sequence[Line], metrics: Sequence[tuple[str, str, Better]], settings: Sequence[Setting]) -> Table:
+def comparison(
+    lines: Sequence[Line],
+    metrics: Sequence[tuple[str, str, Better]],
+    settings: Sequence[Setting],
+    baseline: Mapping[str, Any],
+) -> Table:
     """The thesis's table, size and loss of every model, with what it cost against the teacher and what it gained.
 
     Args:
         lines: Models in order, the teacher first.
         metrics: Quantity, unit and better of the task's metrics, "loss" among them.
         settings: The settings whose latency is shown, one a target.
+        baseline: What needs no network, "name" and "metrics"; empty for none.
     """
     scores = [
         (
@@ -90,8 +97,21 @@ def comparison(lines: Sequence[Line], metrics: Sequence[tuple[str, str, Better]]
         for quantity, unit, better in sorted(metrics, key=lambda metric: metric[0] != "loss")
     ]
     latencies = [(Column(f"Latency, {s.target}", "ms", "lower"), _latency(s)) for s in settings]
-    parts = [(Column("Size", "MB", "lower"), _size), *scores[:1], *_of_thesis(lines), *scores[1:], *latencies]
-    return _table(lines, parts, described=True)
+    foreign = _of_thesis(lines)
+    parts = [(Column("Size", "MB", "lower"), _size), *scores[:1], *foreign, *scores[1:], *latencies]
+    table = _table(lines, parts, described=True)
+    if not baseline:
+        return table
+    quantities = sorted((quantity for quantity, _, _ in metrics), key=lambda quantity: quantity != "loss")
+    known = [_trivial(baseline["metrics"].get(quantity)) for quantity in quantities]
+    none = Cell("–")
+    cells = (none, *known[:1], *(none for _ in foreign), *known[1:], *(none for _ in latencies))
+    last = Entry(str(baseline["name"]), "", "other", ("needs no network",), "", cells)
+    return replace(table, entries=(*table.entries, last))
+
+
+def _trivial(value: float | None) -> Cell:
+    return Cell("–") if value is None else Cell(words.number(value))
 
 
 def _of_thesis(lines: Sequence[Line]) -> list[tuple[Column, Make]]:

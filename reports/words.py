@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from reports.intervals import Interval
+from compress.kit.intervals import Interval
 
 MISSING = "not measured"
 TITLES = {
@@ -13,13 +13,37 @@ TITLES = {
     "maxf": "maxF",
     "smeasure": "S\N{NON-BREAKING HYPHEN}measure",
     "dead_masks": "Dead masks",
+    "miou": "mIoU",
+    "iou": "IoU",
+    "pixel_accuracy": "Pixel accuracy",
+    "dice": "Dice",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "deltae": "ΔE2000",
+    "lpips": "LPIPS",
+    "fid": "FID",
+    "percent": "Percent right",
+    "rand": "Rand score",
+    "colorfulness": "Colorfulness",
 }
 MEANINGS = {
-    "loss": "what the task minimises, of the picture as it ships; mean over images",
-    "mae": "mean absolute error of the mask as shipped, not stretched; 0 to 1",
+    "loss": "the task's measure of error, of the picture as it ships; mean over images",
+    "mae": "mean absolute error of the picture as shipped, not stretched; 0 to 1",
     "maxf": "F-measure (β² = 0.3) at the data set's best threshold; 0 to 1",
     "smeasure": "structure measure, likeness of object and region; 0 to 1",
-    "dead_masks": "images whose mask is flat where the true one is not: nothing can be cut out with it",
+    "dead_masks": "images that came out flat where the true picture is not: nothing can be done with them",
+    "miou": "intersection over union over the whole set, mean over classes; 0 to 1",
+    "iou": "intersection over union of the cut mask and the true one; 0 to 1",
+    "pixel_accuracy": "share of labelled pixels whose class is right; 0 to 1",
+    "dice": "Dice coefficient over the whole set, mean over classes; 0 to 1",
+    "psnr": "peak signal to noise ratio in dB, mean over images",
+    "ssim": "structural similarity; 1 is the same picture",
+    "deltae": "colour difference CIEDE2000, mean over pixels; 1 can just be seen",
+    "lpips": "learned perceptual distance, by the weights that were given",
+    "fid": "Fréchet distance of feature statistics, by the network that was given",
+    "percent": "share of pixels right after the mask is cut at one half; 0 to 1",
+    "rand": "foreground-restricted Rand score of the cells that the mask cuts out; 0 to 1",
+    "colorfulness": "Hasler and Süsstrunk's measure of how colourful the picture is; more is not always better",
 }
 ARROWS = {"lower": "↓", "higher": "↑", "none": ""}
 

@@ -7,7 +7,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from compress.core.networks import network
-from compress.kit.blocks import resize_like
+from compress.kit.nets.blocks import resize_like
 
 STEM = 16
 # Expansion, channels, stride of the first and number of inverted residuals: Sandler et al. 2018, table 2, thinner
@@ -76,7 +76,14 @@ class Lraspp(nn.Module):
         return (resize_like(logits, image),)
 
 
-@network(task="segmentation", size=256, stride=1, taps=("fine", "coarse", "branch"), parameters=524_818)
+@network(
+    task="segmentation",
+    size=256,
+    stride=1,
+    taps=("fine", "coarse", "branch"),
+    parameters=524_818,
+    branches=("gate", "coarse_head", "fine_head"),
+)
 def build(width: int | None = None, classes: int = 21) -> Lraspp:
     """Build it: image (N, 3, H, W) to logits (N, classes, H, W)."""
     return Lraspp(classes, width or max(STEM, HEAD))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compress.core.networks import network
-from compress.kit.u2net import STAGES, Rows, U2Net, build_u2net
+from compress.kit.nets.u2net import BRANCHES, STAGES, Rows, U2Net, build_u2net
 
 # Qin et al. 2020, table 1
 ROWS = (
@@ -21,7 +21,15 @@ ROWS = (
 )
 
 
-@network(task="saliency", size=320, stride=1, student="u2netp", taps=STAGES, parameters=44_009_869)
+@network(
+    task="saliency",
+    size=320,
+    stride=1,
+    student="u2netp",
+    taps=STAGES,
+    parameters=44_009_869,
+    branches=BRANCHES,
+)
 def build(width: int | None = None, stages: Rows | None = None) -> U2Net:
     """Build it: image (N, 3, H, W) to seven logits (N, 1, H, W), the fused one first."""
     return build_u2net(ROWS, width, stages)

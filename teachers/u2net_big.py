@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compress.core.networks import network
-from compress.kit.u2net import STAGES, Rows, U2Net, build_u2net
+from compress.kit.nets.u2net import BRANCHES, STAGES, Rows, U2Net, build_u2net
 
 # The published table (Qin et al. 2020, table 1) with 256 instead of 512 channels out of stage 5d; that stage, the
 # lowest of the decoder, takes 1024 channels.
@@ -22,7 +22,15 @@ ROWS = (
 )
 
 
-@network(task="saliency", size=320, stride=1, student="u2net_student", taps=STAGES, parameters=39_287_437)
+@network(
+    task="saliency",
+    size=320,
+    stride=1,
+    student="u2net_student",
+    taps=STAGES,
+    parameters=39_287_437,
+    branches=BRANCHES,
+)
 def build(width: int | None = None, stages: Rows | None = None) -> U2Net:
     """Build it: image (N, 3, H, W) to seven logits (N, 1, H, W), the fused one first."""
     return build_u2net(ROWS, width, stages)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from compress.core.networks import network
-from compress.kit.unet import UNet, cap, unet_taps
+from compress.kit.nets.unet import UNet, cap, unet_branches, unet_taps
 
 WIDTHS = (64, 128, 256, 512, 1024)
 
 
-@network(task="segmentation", size=256, stride=1, student="unet_slim", taps=unet_taps(5), parameters=31_033_045)
+@network(
+    task="segmentation",
+    size=256,
+    stride=1,
+    student="unet_slim",
+    taps=unet_taps(5),
+    parameters=31_033_045,
+    branches=unet_branches(5),
+)
 def build(width: int | None = None, classes: int = 21) -> UNet:
     """Build it: image (N, 3, H, W) to logits (N, classes, H, W)."""
     return UNet(cap(WIDTHS, width), classes)

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from compress.kit.augment import _matrix, augment, draw
+from compress.kit.data.augment import Change, _matrix, _warp, augment, draw
+from compress.kit.data.batches import Augmentation
 
 SEEDS = [3, 2**64 - 1, 77, 0]
 
@@ -73,7 +74,7 @@ def test_nearest_invents_no_class():
 
 
 def test_parameters_stay_in_their_ranges():
-    drawn = [draw(seed, 90, 72) for seed in range(300)]
+    drawn = [draw(seed, 90, 72, 64, Augmentation()) for seed in range(300)]
     shares = np.array([d.height * d.width / (90 * 72) for d in drawn])
     assert 0.5 < shares.min() < 0.65
     assert shares.max() <= 1
@@ -83,7 +84,49 @@ def test_parameters_stay_in_their_ranges():
 
 
 def test_a_crop_without_a_turn_maps_its_corners_to_the_results_corners():
-    change = next(d for d in (draw(s, 90, 72) for s in range(50)) if d.angle == 0 and not d.flip)
+    change = next(d for d in (draw(s, 90, 72, 64, Augmentation()) for s in range(50)) if d.angle == 0 and not d.flip)
     corners = np.array([[change.left, change.top], [change.left + change.width, change.top + change.height]]) - 0.5
     matrix = _matrix(change, 64)
     np.testing.assert_allclose(corners @ matrix[:, :2].T + matrix[:, 2], [[-0.5, -0.5], [63.5, 63.5]], atol=1e-9)
+
+
+def test_crops_reach_down_to_the_training_size_and_no_wider_than_told():
+    how = Augmentation(closest=0.0, widest=1.5)
+    sides = np.array([(d.height * d.width) ** 0.5 for d in (draw(seed, 256, 256, 64, how) for seed in range(300))])
+    assert 55 < sides.min() < 68  # 64, give or take an aspect that was cut at the border
+    assert 90 < sides.max() <= 96 + 1e-6
+
+
+def test_pictures_without_an_up_are_turned_by_any_quarter_and_mirrored_both_ways():
+    drawn = [draw(seed, 64, 64, 64, Augmentation(upright=False)) for seed in range(400)]
+    quarters = np.bincount([round(d.angle / 90) % 4 for d in drawn], minlength=4)
+    assert quarters.min() > 60
+    assert 0.4 < np.mean([d.upside_down for d in drawn]) < 0.6
+    assert not any(d.upside_down or abs(d.angle) > 8 for d in (draw(s, 64, 64, 64, Augmentation()) for s in range(50)))
+
+
+def test_a_quarter_turn_is_numpy_s():
+    square = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8, generator=torch.manual_seed(0))
+    for quarters in range(4):
+        change = Change(0, 0, 32, 32, False, 90.0 * quarters, 1, 1, 1)
+        turned = _warp(square, change, 32, "nearest")[0].numpy()
+        assert np.array_equal(turned, np.rot90(square[0].numpy(), -quarters, axes=(1, 2)))
+
+
+def test_without_relight_the_picture_keeps_its_colours_and_equals_its_target():
+    image = torch.randint(0, 256, (4, 3, 48, 48), dtype=torch.uint8, generator=torch.manual_seed(0))
+    mine, theirs = augment(image, image, [1, 2, 3, 4], 32, Augmentation(relight=False))
+    assert torch.equal(mine, theirs)
+    lit, _ = augment(image, image, [1, 2, 3, 4], 32)
+    assert not torch.equal(lit, mine)
+
+
+def test_half_of_the_samples_are_bent_and_their_targets_with_them():
+    image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8, generator=torch.manual_seed(0))
+    flat, bent = Augmentation(relight=False), Augmentation(relight=False, elastic=0.05)
+    changed = 0
+    for seed in range(12):
+        mine, theirs = augment(image, image, [seed], 64, bent)
+        assert torch.equal(mine, theirs)
+        changed += not torch.equal(mine, augment(image, image, [seed], 64, flat)[0])
+    assert 2 < changed < 10

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from compress.core.errors import UsageError
-from compress.kit import builtin, shapes
-from compress.kit.builtin import LENGTHS, Builtin
+from compress.kit.data import builtin, shapes
+from compress.kit.data.builtin import LENGTHS, Builtin
 
 
 def circle(radius, centre, points=4096):
@@ -81,7 +81,7 @@ def test_samples_are_photos_with_soft_masks():
 
 def test_samples_are_equal_bit_for_bit_in_another_process():
     code = (
-        "import hashlib; from compress.kit.builtin import Builtin; d = Builtin('val', 7, size=64)\n"
+        "import hashlib; from compress.kit.data.builtin import Builtin; d = Builtin('val', 7, size=64)\n"
         "print(d.fingerprint, *(hashlib.sha256(d.original(i)[k].tobytes()).hexdigest() "
         "for i in (5, 3) for k in ('image', 'target')))"
     )

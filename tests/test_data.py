@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from compress.core.errors import CompressError, DataError, UsageError
 from compress.core.types import ImageSpec
-from compress.kit.batches import normalize
-from compress.kit.data import Batches, Concat, Pairs, Photos, Subset, open_pairs, open_photos, stream
-from compress.kit.folders import fold
+from compress.kit.data.batches import normalize
+from compress.kit.data.folders import fold
+from compress.kit.data.sets import Augmentation, Batches, Concat, Pairs, Photos, Subset, open_pairs, open_photos, stream
 from compress.kit.images import prepare, read_rgb, resize
 
 SPEC = ImageSpec(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -262,7 +262,7 @@ def test_a_fingerprint_tells_contents_not_places(tmp_path):
 
 def test_fingerprints_are_equal_in_another_process(tmp_path):
     folder = pairs(tmp_path, stems(2))
-    code = f"from compress.kit.data import open_pairs; print(open_pairs([{str(folder)!r}], 'all').fingerprint)"
+    code = f"from compress.kit.data.sets import open_pairs; print(open_pairs([{str(folder)!r}], 'all').fingerprint)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == open_pairs([folder], "all").fingerprint
 
@@ -307,7 +307,7 @@ def folder(tmp_path):
     return open_pairs([pairs(tmp_path, stems(5))], "all")
 
 
-@pytest.mark.parametrize("augment", [True, False])
+@pytest.mark.parametrize("augment", [Augmentation(), None], ids=["augmented", "plain"])
 def test_batches_do_not_depend_on_workers_cache_or_start(folder, augment):
     settings = {"size": 16, "batch": 3, "seed": 1, "stop": 4, "augment": augment}
     plain = list(Batches(folder, SPEC, workers=0, **settings))
@@ -333,7 +333,7 @@ def test_two_ranks_share_the_batches_of_one(folder):
 
 
 def test_unaugmented_batches_are_what_prepare_makes(folder):
-    (batch,) = Batches(folder, SPEC, 16, 3, stop=1, augment=False, workers=0)
+    (batch,) = Batches(folder, SPEC, 16, 3, stop=1, augment=None, workers=0)
     assert batch["image"].shape == (3, 3, 16, 16)
     assert batch["target"].shape == (3, 1, 16, 16)
     assert batch["index"].dtype == torch.int64

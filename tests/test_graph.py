@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from compress.core.errors import ArtifactError, UsageError
-from compress.kit.blocks import ConvBnRelu, Rsu
 from compress.kit.graph import Taps, count_macs, count_parameters, fold_batch_norm, load_state, read_checkpoint, sqnr
+from compress.kit.nets.blocks import ConvBnRelu, Rsu
 
 
 def shake(module):

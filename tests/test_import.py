@@ -14,7 +14,7 @@ from compress import cli
 from compress.core.launch import launch
 from compress.core.networks import find_network
 from compress.core.store import Store
-from compress.kit.count import count_onnx_macs, count_onnx_parameters
+from compress.kit.ship.count import count_onnx_macs, count_onnx_parameters
 
 
 def run(*arguments):
@@ -160,7 +160,7 @@ def test_counts_of_an_export_are_those_of_the_module(tmp_path):
     from compress.core.types import ImageSpec
     from compress.formats.onnx import Onnx
     from compress.kit.graph import count_macs, fold_batch_norm
-    from compress.kit.runtime import Shipped
+    from compress.kit.ship.runtime import Shipped
 
     net = find_network("u2netp").build(width=8).eval()
     path = tmp_path / "net.onnx"
@@ -171,3 +171,32 @@ def test_counts_of_an_export_are_those_of_the_module(tmp_path):
     assert count_onnx_macs(model, (64, 64)) == count_macs(net, (64, 64))
     folded = sum(p.numel() for p in fold_batch_norm(net).parameters())
     assert abs(count_onnx_parameters(model) - folded) <= 16  # scalars the exporter adds
+
+
+def test_a_class_map_has_as_many_classes_as_its_file_says(tmp_path, capsys):
+    file, store = write_net(tmp_path / "net.onnx", channels=6, outputs=("classes",)), tmp_path / "s"
+    assert run("import", file, "--task", "segmentation", "--size", 32, "--store", store) == 0
+    assert only(store).output.channels == 6
+    assert run("evaluate", "--model", "net", "--store", store, "--json") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["images"] > 0
+
+
+def test_a_stranger_of_any_size_is_stretched_until_told_otherwise(tmp_path):
+    file, store = write_net(tmp_path / "net.onnx", channels=3), tmp_path / "s"
+    assert run("import", file, "--task", "retouch", "--size", 32, "--store", store) == 0
+    assert only(store).input.fit == "stretch"
+    assert run("import", file, "--task", "retouch", "--size", 32, "--fit", "native", "--store", tmp_path / "t") == 0
+    assert only(tmp_path / "t").input.fit == "native"
+
+
+def test_a_checkpoint_of_a_network_with_options_is_built_with_them(tmp_path, capsys):
+    net = find_network("voc_unet").build(width=4, classes=5)
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    line = ["import", tmp_path / "net.pth", "--teacher", "voc_unet", "--store", tmp_path / "s"]
+    assert run(*line) == 4
+    assert run(*line, "--width", 4, "--classes", 5) == 0
+    artifact = only(tmp_path / "s")
+    assert artifact.network_options == {"width": 4, "classes": 5}
+    assert artifact.output.channels == 5
+    assert run(*line, "--widht", 4) == 2
+    assert "did you mean '--width'" in capsys.readouterr().err

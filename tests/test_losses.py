@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from compress.kit import losses
+from compress.kit.measure import losses
 
 N, C, H, W = 2, 3, 4, 5
 

@@ -7,7 +7,7 @@ import numpy as np
 import py_sod_metrics
 import pytest
 
-from compress.kit import metrics
+from compress.kit.measure import metrics
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from compress.core.store import written_whole
 from compress.core.types import Artifact, File, ImageSpec, Machine
 from compress.formats import FORMATS
 from compress.formats.onnx import OnnxRunner, inspect
-from compress.kit.parity import check_parity, parity
-from compress.kit.runtime import Shipped, open_session
+from compress.kit.ship.parity import check_parity, parity
+from compress.kit.ship.runtime import Shipped, open_session
 
 INPUT = ImageSpec(name="image", channels=3)
 OUTPUT = ImageSpec(name="mask", channels=1, color="mask")

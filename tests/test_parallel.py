@@ -23,7 +23,7 @@ def train(root, *extra):
     assert done.returncode == 0, done.stderr
     store = Store(root)
     (artifact,) = store.artifacts()
-    return [entry["loss"] for entry in json.loads((store.folder(artifact) / HISTORY).read_text())]
+    return [entry["loss"] for entry in json.loads((store.folder(artifact) / HISTORY).read_text())["steps"]]
 
 
 def test_two_processes_have_the_loss_of_one(tmp_path):
@@ -71,7 +71,7 @@ def test_torchrun_on_two_hosts_trains_as_one_process_does(tmp_path):
         assert host.returncode == 0, err
     store = Store(tmp_path / "two")
     (artifact,) = store.artifacts()
-    losses = [entry["loss"] for entry in json.loads((store.folder(artifact) / HISTORY).read_text())]
+    losses = [entry["loss"] for entry in json.loads((store.folder(artifact) / HISTORY).read_text())["steps"]]
     assert losses == pytest.approx(one, rel=0.03)
     assert losses[0] == pytest.approx(one[0], rel=1e-5)
 

@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from compress.core.errors import ArtifactError, DataError, UsageError
-from compress.kit.calibrate import calibrate
-from compress.kit.float16 import to_float16
 from compress.kit.graph import fold_batch_norm, sqnr
-from compress.kit.quantize import quantize_int8
-from compress.kit.runtime import export_graph, open_session
+from compress.kit.ship.calibrate import calibrate
+from compress.kit.ship.float16 import to_float16
+from compress.kit.ship.quantize import quantize_int8
+from compress.kit.ship.runtime import export_graph, open_session
 
 
 class Net(nn.Module):

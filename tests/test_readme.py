@@ -10,6 +10,9 @@ import torch
 from conftest import ROOT
 
 from compress import cli
+from compress.core.networks import find_network
+from compress.jobs.flags import describe, functions_of
+from compress.tasks import TASKS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    (?:\S+ && )*(compress \S+.*?|benchmarks \S+.*?|reports \S+.*?)(?:\s+#.*)?$", README, re.M)
@@ -32,14 +35,18 @@ def test_commands_and_flags_of_the_readme_exist(line):
     program, command, *words = line.split()
     flags = {word for word in words if word.startswith("--")}
     if program == "compress":
-        known = [*cli.METHODS.names(), "list", "show"]
-        assert command in known
-        source = f"compress.methods.{cli.METHODS.stem(command)}" if command in cli.METHODS else "compress.cli"
+        method = command.replace("-", "_")
+        assert method in [*cli.METHODS.names(), "list", "show"]
+        source = f"compress.methods.{cli.METHODS.stem(method)}" if method in cli.METHODS else "compress.cli"
     else:
         source = f"{program}.commands"
     module = importlib.import_module(source)
     options = next(getattr(module, name) for name in ("Options", "Build", "Listing") if hasattr(module, name))
     fields = {"--" + name.replace("_", "-") for name in options.__dataclass_fields__} | {"--T"}
+    if command == "train":
+        network = find_network(words[words.index("--teacher") + 1])
+        own = "\n".join(describe(functions_of(network, TASKS.get(network.task))))
+        fields |= set(re.findall(r"--[a-z-]+", own.replace("--no-", "--")))
     assert flags <= fields
 
 

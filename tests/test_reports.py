@@ -1,216 +1,25 @@
+"""The report: its page, its Markdown and CSV, its command."""
+
 import base64
-import html
-import html.parser
 import io
 import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
+from report_store import DATA, ORDER, Reader, artifact, fill, publish, report, row, score_rows, speed_rows, text_of, two
 
 from compress.core.errors import UsageError
 from compress.core.store import Store
-from compress.core.types import Artifact, ImageSpec, Machine, Row
 from reports import words
 from reports.commands import Build, build
-from reports.frame import newest, pareto, tidy, wide
-from reports.intervals import relative_change, speedup
 from reports.lineage import command_of, teacher_of
-from reports.render import write_report
-
-IMAGES, REPEATS = 24, 30
-DATA = "d4c1a2b39e8f7061"
-MACHINE = Machine("Test CPU 9000", ("avx2", "avx512_vnni"), 2, 2, 16_000_000_000, "", "Linux 6 x86_64", "3.11.9",
-                  {"image-compress": "0.1.0", "onnxruntime": "1.31.0", "torch": "2.13.0"})  # fmt: skip
-# name, network, method, dtype, format, bytes, loss, seconds on cpu, options
-T7 = ("u2net_student-T7", "u2net_student", "distill", "float32", "safetensors", 9_720_000, 0.352, 0.121)
-T2 = ("u2net_student-T2", "u2net_student", "distill", "float32", "safetensors", 9_720_000, 0.327, 0.120)
-SMALL = ("u2net_small", "u2net_small", "train", "float32", "safetensors", 9_830_000, 0.338, 0.133)
-MODELS = (
-    ("u2net_big", "u2net_big", "train", "float32", "safetensors", 157_200_000, 0.31, 0.412, {"teacher": "u2net_big"}),
-    (*T7, {"temperature": 7.0}),
-    (*SMALL, {"teacher": "u2net_small"}),
-    ("u2net_big-int8", "u2net_big", "quantize", "int8", "onnx", 41_300_000, 0.3105, 0.158, {"dtype": "int8"}),
-    (*T2, {"temperature": 2.0}),
-    ("u2net_student-T2-int8", "u2net_student", "quantize", "int8", "onnx", 2_610_000, 0.333, 0.049, {"dtype": "int8"}),
-)
-ORDER = ["u2net_big", "u2net_small", "u2net_big-int8", "u2net_student-T2", "u2net_student-T7", "u2net_student-T2-int8"]
-PARENTS = {"u2net_big-int8": "u2net_big", "u2net_student-T2-int8": "u2net_student-T2"}
-
-
-def artifact(name="model", **fields):
-    base = dict(
-        id="", name=name, kind="student", task="saliency", network="u2net_small", network_options={}, format="onnx",
-        dtype="float32", method="train", options={}, parent="", parent_sha256="", teacher="", key=name,
-        input=ImageSpec(), output=ImageSpec(name="mask", channels=1, color="mask"), files=(), parameters=1000,
-        macs=9000, data="aaaa1111bbbb2222", metrics={"loss": 0.3}, machine=MACHINE, seed=0, versions={},
-        commit="0123456789ab", created="2026-01-02T03:04:05.000", seconds=61.5,
-    )  # fmt: skip
-    return Artifact(**(base | fields))
-
-
-def publish(store, record, size):
-    with store.draft() as folder:
-        with (folder / "weights.bin").open("wb") as stream:
-            stream.truncate(size)
-        return store.publish(folder, record)
-
-
-def row(model, quantity, value, *, target="cpu", unit="1", better="lower", run="run-1", repeats=(), **details):
-    details = {"size": 320, "width": 320, "batch": 1, "threads": 2, "runtime": {"providers": ["CPU"]}} | details
-    samples = tuple(map(float, repeats))
-    when = "2026-01-03T10:11:12.000"
-    return Row(model.id, target, quantity, float(value), unit, better, run, MACHINE, samples, details, when)
-
-
-def losses_around(mean, seed):
-    hard = np.random.default_rng(7).gamma(2.0, 0.5, IMAGES)  # the same images are hard for every model
-    losses = hard * (1 + 0.05 * np.random.default_rng(seed).standard_normal(IMAGES))
-    return losses * mean / losses.mean()
-
-
-def score_rows(model, loss, seed, *, dead=0, data=DATA, **place):
-    scored = {"data": data, "split": "test", "sources": ["photos of mine"], **place}
-    images = losses_around(loss, seed)
-    return [
-        row(model, "loss", images.mean(), repeats=images, **scored),
-        row(model, "mae", loss / 5, **scored),
-        row(model, "maxf", 1 - loss / 2, better="higher", **scored),
-        row(model, "smeasure", 1 - loss / 3, better="higher", **scored),
-        row(model, "dead_masks", dead, unit="count", **scored),
-        row(model, "images", IMAGES, unit="count", better="none", **scored),
-    ]
-
-
-def speed_rows(model, seconds, seed, **place):
-    samples = seconds * (1 + 0.06 * np.random.default_rng(seed).gamma(1.0, 1.0, REPEATS))
-    return [
-        row(model, "size", model.bytes, unit="B", **place),
-        row(model, "parameters", model.parameters, **place),
-        row(model, "macs", model.macs, **place),
-        row(model, "load", seconds / 2, unit="s", **place),
-        row(model, "first", seconds * 1.8, unit="s", **place),
-        row(model, "latency", np.median(samples), unit="s", repeats=samples, **place),
-        row(model, "throughput", len(samples) / samples.sum(), unit="1/s", better="higher", **place),
-        row(model, "peak_memory", 90e6 + 2.2 * model.bytes, unit="B", **place),
-    ]
-
-
-def fill(store, scale=1000):
-    """Six models as the thesis has them, and what a harness would have measured of them; sizes are divided by scale."""
-    made = {}
-    for number, (name, network, method, dtype, format_, size, *_, options) in enumerate(MODELS):
-        made[name] = publish(
-            store,
-            artifact(
-                name, network=network, method=method, dtype=dtype, format=format_,
-                parameters=size // (1 if dtype == "int8" else 4), macs=size * 240,
-                kind="teacher" if network == "u2net_big" else "student",
-                options={"data": ["photos"], "seed": 0, "steps": 400, "epochs": 3, "augment": False} | options,
-                created=f"2026-01-02T03:0{number}:00.000",
-                notes={"parity": {"max_abs": 1.2e-6}} if method == "quantize" else {},
-                parent=made[PARENTS[name]].id if name in PARENTS else "",
-                teacher=made["u2net_big"].id if method == "distill" else "",
-            ),
-            size // scale,
-        )  # fmt: skip
-    rows = []
-    for seed, (name, *_, loss, seconds, _) in enumerate(MODELS):
-        rows += speed_rows(made[name], seconds, seed) + score_rows(
-            made[name], loss, seed, dead=int(name.endswith("T7"))
-        )
-        if made[name].format == "safetensors":
-            there = {"target": "torch", "run": "run-2", "runtime": {"device": "cpu"}}
-            rows += speed_rows(made[name], 1.7 * seconds, seed + 50, **there) + score_rows(
-                made[name], loss, seed, **there
-            )
-    store.add_rows(rows)
-    for name, record in made.items():
-        draw_pictures(store, record.id, blur=ORDER.index(name))
-    return made
-
-
-def draw_pictures(store, who, blur, count=3, side=(96, 72)):
-    truth = store.pictures(DATA, "truth")
-    mine = store.pictures(DATA, who)
-    for folder in (truth, mine):
-        folder.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        photo, mask = scene(number, side)
-        photo.save(truth / f"{number:02d}.photo.png")
-        for folder, alpha in ((truth, mask), (mine, mask.resize([n // (1 + blur) for n in side]).resize(side))):
-            cutout = photo.copy()
-            cutout.putalpha(alpha)
-            alpha.save(folder / f"{number:02d}.mask.png")
-            cutout.save(folder / f"{number:02d}.cutout.png")
-
-
-def scene(number, side):
-    w, h = side
-    sky = np.linspace((90, 140, 200), (225, 205, 170), h, dtype=np.float64)
-    photo = Image.fromarray(np.repeat(sky[:, None], w, axis=1).astype(np.uint8), "RGB")
-    mask = Image.new("L", side, 0)
-    box = (w * (0.2 + 0.05 * number), h * 0.25, w * (0.6 + 0.05 * number), h * 0.85)
-    ImageDraw.Draw(mask).ellipse(box, fill=255)
-    ImageDraw.Draw(photo).ellipse(box, fill=[(190, 60, 50), (50, 120, 70), (230, 190, 40)][number % 3])
-    return photo, mask
-
-
-class Reader(html.parser.HTMLParser):
-    """The page as a person sees it: tables as lists of cells, and everything an element refers to."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tables, self.links, self.tags, self.images = [], [], [], []
-        self.open = False
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
-        self.tags.append(tag)
-        self.links += [(tag, found[name]) for name in ("src", "srcset", "href") if name in found]
-        self.images += [found] if tag == "img" else []
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append([])
-            self.open = True
-
-    def handle_endtag(self, tag):
-        self.open = self.open and tag not in ("td", "th")
-
-    def handle_data(self, data):
-        if self.open and data.strip():
-            self.tables[-1][-1][-1].append(data.strip())
-
-    def lines(self):
-        """The comparison: name -> the texts of each of its cells, the value first."""
-        table = self.tables[0]
-        heads = ["".join(cell[:1]) for cell in table[1]]
-        assert heads[:3] == ["Model", "Size", "Loss"], heads
-        # names hold breaking points, so their pieces are joined: all but what the second and third note say
-        return {row[0][0]: row for row in ([_joined(row[0]), *row[1:]] for row in table[2:])}
-
-
-def _joined(cell):
-    end = next(i for i, text in enumerate(cell) if text in ("rejected",) or " " in text)
-    return ["".join(cell[:end]), *cell[end:]]
-
-
-def text_of(page):
-    return html.unescape(re.sub("<[^>]+>", "", page))
-
-
-def report(store, out, **options):
-    written = write_report(store, store.artifacts(), store.rows(), out, **({"title": "Report"} | options))
-    return written, written.html.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -275,8 +84,8 @@ def test_markdown_says_what_the_page_says(full) -> None:
         [cell.strip("| ").replace("\\", "").replace("**", "").split("<br>")[0] for cell in row] for row in rows[1:7]
     ]
     assert [row[0] for row in table] == ORDER
-    for row, cells in zip(table, Reader(page).lines().values(), strict=True):
-        assert [text.replace(" (!)", "") for text in row[1:]] == [cell[0] for cell in cells[1:]]
+    for told, cells in zip(table, Reader(page).lines().values(), strict=True):
+        assert [text.replace(" (!)", "") for text in told[1:]] == [cell[0] for cell in cells[1:]]
 
 
 def test_csv_holds_every_newest_row_in_si_units(full) -> None:
@@ -373,52 +182,6 @@ def test_commands_leave_out_what_is_unset_and_use_real_flags() -> None:
     assert command_of(artifact("f", method="import", options={"file": "x.onnx"})) == "compress import x.onnx"
 
 
-def test_pareto_front_agrees_with_brute_force() -> None:
-    random = np.random.default_rng(3)
-    for _ in range(40):
-        frame = pd.DataFrame(random.integers(0, 8, (12, 2)).astype(float), columns=["x", "y"])
-        frame.loc[0, "y"] = np.nan
-        points = frame.dropna().to_numpy()
-        kept = [p for p in points if not any((q <= p).all() and (q < p).any() for q in points)]
-        assert sorted(map(tuple, pareto(frame, "x", "y").to_numpy())) == sorted(map(tuple, kept))
-    assert pareto(frame, "x", "absent").empty
-
-
-def test_paired_interval_narrows_by_pairing_and_covers_the_truth() -> None:
-    teacher, model = losses_around(0.31, 1), losses_around(0.31, 2) * 1.1
-    paired = relative_change(teacher, model)
-    assert paired.low < 0.1 < paired.high
-    assert paired.value == pytest.approx(0.1)
-    shuffled = relative_change(teacher, np.random.default_rng(0).permutation(model))
-    assert shuffled.value == pytest.approx(paired.value)
-    assert shuffled.high - shuffled.low > 3 * (paired.high - paired.low)
-    same = relative_change(teacher, teacher)
-    assert (same.low, same.value, same.high) == pytest.approx((0, 0, 0))
-
-
-def test_paired_interval_holds_the_truth_about_as_often_as_it_says() -> None:
-    random, held = np.random.default_rng(11), 0
-    for _ in range(60):
-        teacher = random.gamma(4.0, 0.1, 60)
-        found = relative_change(teacher, teacher * (1.05 + 0.1 * random.standard_normal(60)))
-        held += found.low <= 0.05 <= found.high
-    assert held >= 51  # of 60; a 95 % interval holds 51 or more all but one time in 2000
-
-
-def test_few_images_or_repeats_give_no_interval() -> None:
-    assert relative_change([1.0] * 9, [2.0] * 9).low is None
-    assert speedup([2.0] * 4, [1.0] * 4).low is None
-    assert speedup([2.0] * 4, [1.0] * 4).value == 2.0
-    exact = speedup([2.0] * 5, [1.0] * 5)
-    assert (exact.low, exact.high) == (2.0, 2.0)
-
-
-def two(store, **fields):
-    teacher = publish(store, artifact("big", kind="teacher", created="2026-01-01T00:00:00"), 4000)
-    model = publish(store, artifact("small", parent=teacher.id, method="quantize", dtype="int8", **fields), 1000)
-    return teacher, model
-
-
 def test_latencies_of_different_runs_are_not_compared(tmp_path) -> None:
     store = Store(tmp_path)
     teacher, model = two(store)
@@ -504,19 +267,6 @@ def test_tasks_and_data_sets_get_places_of_their_own(tmp_path) -> None:
     assert changes.to_dict() == pytest.approx({DATA: 1 / 3, "ffff": 0.2})
 
 
-def test_newest_row_wins_and_wide_prefers_the_first_target(tmp_path) -> None:
-    store = Store(tmp_path)
-    teacher, model = two(store)
-    rows = [row(model, "size", 1, unit="B"), row(model, "size", 2, unit="B"), row(model, "size", 3, target="torch"),
-            row(model, "latency", 5, unit="s"), row(teacher, "size", 9, target="torch")]  # fmt: skip
-    frame = tidy([teacher, model], rows)
-    assert list(newest(frame)["value"]) == [2, 3, 5, 9]
-    table = wide(frame, ["cpu", "torch"])
-    assert table.loc[model.id, "size"] == 2
-    assert table.loc[model.id, "latency@cpu"] == 5
-    assert table.loc[teacher.id, "size"] == 9
-
-
 def test_the_teacher_is_what_others_come_from(full) -> None:
     _, made, *_ = full
     alone = artifact("later", id="x1", kind="teacher", created="2027-01-01")
@@ -583,3 +333,22 @@ def test_help_imports_nothing_heavy_and_no_framework_ever_loads(tmp_path) -> Non
     done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "--title" in done.stdout
+
+
+def test_what_needs_no_network_is_the_last_line_of_its_data(tmp_path) -> None:
+    store = Store(tmp_path)
+    teacher, model = two(store)
+    beside = {"name": "constant mask", "metrics": {"loss": 0.567891, "mae": 0.3}}
+    rows = [r for m in (teacher, model) for r in score_rows(m, 0.3, 1)]
+    told = [replace(r, details={**r.details, "baseline": beside}) if r.quantity == "loss" else r for r in rows]
+    store.add_rows([*speed_rows(teacher, 0.2, 1), *speed_rows(model, 0.1, 2), *told])
+    written, page = report(store, tmp_path / "r")
+    text = text_of(page)
+    assert "needs no network" in text
+    assert "0.5679" in text
+    assert text.index("0.5679") > text.index("small")
+    assert "constant mask" in written.markdown.read_text(encoding="utf-8")
+    plain = Store(tmp_path / "plain")
+    teacher, model = two(plain)
+    plain.add_rows([*speed_rows(teacher, 0.2, 1), *score_rows(teacher, 0.3, 1)])
+    assert "needs no network" not in report(plain, tmp_path / "p")[1]

@@ -11,11 +11,9 @@ import skimage.metrics
 import torch
 
 from compress import cli
-from compress.core.errors import DataError, UsageError
+from compress.core.errors import UsageError
 from compress.core.launch import launch
-from compress.kit import fidelity
-from compress.kit.data import Batches
-from compress.kit.degrade import Crops, Degraded, degrade, draw
+from compress.kit.measure import fidelity
 from compress.tasks import TASKS
 
 TASK = TASKS.get("retouch")
@@ -125,104 +123,28 @@ def test_temperature_changes_what_features_are_worth():
     assert TASK.distill_loss(louder, teacher, {}, 2.0)["features"].item() == pytest.approx(found[1], rel=1e-4)
 
 
-def test_pairs_are_read_in_colour_and_make_batches(pairs):
-    data = TASK.open([str(pairs)], "train")
-    assert len(data) == 3
-    sample = data.original(0)
-    assert sample["image"].shape == sample["target"].shape == (40, 48, 3)
-    for augment in (False, True):
-        batch = Batches(data, TASK.input, 16, batch=2, stop=1, augment=augment, workers=0).at(0)
-        assert batch["target"].shape == batch["image"].shape == (2, 3, 16, 16)
-        assert 0 <= batch["target"].min() <= batch["target"].max() <= 1
-        assert -1 <= batch["image"].min() < 0
+def test_the_baseline_is_the_photo_itself():
+    baseline = TASK.baseline(TASK.open(["builtin"], "train"))
+    assert baseline.name == "identity"
+    sample = TASK.open(["builtin"], "test").original(0)
+    guess = baseline.guess(sample["image"])
+    assert guess.shape == (3, *sample["image"].shape[:2])
+    assert guess.dtype == np.float32
+    wanted = np.abs(sample["image"].astype(float) - sample["target"].astype(float)).mean() / 255
+    assert TASK.score(guess, sample["target"])["loss"] == pytest.approx(wanted, rel=1e-5)
 
 
-@pytest.mark.parametrize(("inputs", "targets"), [("input", "expertC"), ("iphone", "canon")])
-def test_published_layouts_are_read(tmp_path, inputs, targets):
-    for index in range(20):
-        for folder in (inputs, targets):
-            save(tmp_path / folder / f"{index}.png", noise(12, 12, 3, seed=index))
-    assert 10 <= len(TASK.open([str(tmp_path)], "train")) < 20
+def test_a_network_of_no_mind_of_its_own_is_taught_l1():
+    lesson = TASK.teach(TASK.open(["builtin"], "train"))
+    assert not lesson.rivals
+    raw, target = torch.randn(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
+    batch = {"image": raw, "target": target}
+    assert torch.equal(lesson.loss([raw], batch)["loss"], TASK.loss([raw], batch)["loss"])
 
 
-def test_real_pairs_are_found_in_their_splits(shared_data):
-    """SICE has train/ and test/; its val is a tenth of train, the same for everyone."""
-    found = {split: TASK.open([str(shared_data / "retouch" / "sice")], split) for split in ("train", "val", "test")}
-    assert not set(found["train"].names) & set(found["val"].names)
-    sample = found["test"].original(0)
-    assert sample["image"].shape == sample["target"].shape
-    assert TASK.score(as_prediction(sample["image"]), sample["target"])["loss"] > 0.01
-
-
-def test_pairs_that_do_not_match_are_refused(pairs):
-    (pairs / "train" / "target" / "1.png").unlink()
-    with pytest.raises(DataError, match="1 photos without a target"):
-        TASK.open([str(pairs)], "train")
-
-
-def test_inputs_without_any_target_are_not_taken_for_good_photos(tmp_path):
-    save(tmp_path / "input" / "a.png", smooth())
-    with pytest.raises(DataError, match="no photos with targets"):
-        TASK.open([str(tmp_path)], "train")
-
-
-def test_a_pair_of_two_sizes_is_refused(pairs):
-    save(pairs / "train" / "target" / "1.png", smooth(20, 24))
-    with pytest.raises(DataError, match="differ in size"):
-        TASK.open([str(pairs)], "train").original(1)
-
-
-@pytest.mark.parametrize("found", ["absent", "empty"])
-def test_a_folder_that_is_nothing_is_refused(tmp_path, found):
-    if found == "empty":
-        (tmp_path / found).mkdir()
-    with pytest.raises(DataError):
-        TASK.open([str(tmp_path / found)], "train")
-
-
-def test_good_photos_alone_become_pairs(tmp_path):
-    for index in range(6):
-        save(tmp_path / "good" / f"{index}.png", np.roll(smooth(), index, axis=0))
-    data = TASK.open([str(tmp_path / "good")], "train")
-    first, again = data.original(0), TASK.open([str(tmp_path / "good")], "train").original(0)
-    assert np.array_equal(first["image"], again["image"])
-    assert not np.array_equal(first["image"], first["target"])
-    other = TASK.open([str(tmp_path / "good")], "train", seed=1)
-    assert other.fingerprint != data.fingerprint
-
-
-def test_builtin_splits_are_seeded_and_of_different_photos():
-    train, val = Crops("train", length=2, size=32), Crops("val", length=2, size=32)
-    assert np.array_equal(train.original(1)["image"], Crops("train", length=2, size=32).original(1)["image"])
-    assert train.fingerprint != val.fingerprint != Crops("val", seed=1, length=2, size=32).fingerprint
-    assert set(Degraded(val).original(0)) == {"image", "target"}
-
-
-def test_every_fault_does_harm_and_keeps_the_shape():
-    photo = Crops("test", length=1, size=64).original(0)["image"]
-    kept = photo.copy()
-    losses = []
-    for seed in range(12):
-        spoilt = degrade(photo, draw(seed))
-        assert spoilt.shape == photo.shape
-        assert spoilt.dtype == np.uint8
-        assert np.array_equal(spoilt, degrade(photo, draw(seed)))
-        losses.append(TASK.score(as_prediction(spoilt), photo)["loss"])
-    assert np.array_equal(photo, kept)
-    assert min(losses) > 0.005
-    assert len(set(losses)) == 12
-
-
-def test_a_brighter_exposure_is_brighter():
-    from dataclasses import replace
-
-    fault = replace(draw(0), balance=(1.0, 1.0, 1.0), contrast=1.0, blur=0.0, noise=0.0, quality=101, exposure=0.0)
-    photo = smooth()
-    assert np.abs(degrade(photo, fault).astype(int) - photo).max() <= 1
-    assert degrade(photo, replace(fault, exposure=1.0)).mean() > photo.mean() + 10
-    # one stop is twice the light: 2 ** (1 / 2.2) times the displayed value
-    middle = degrade(np.full((2, 2, 3), 100, np.uint8), replace(fault, exposure=1.0))
-    assert middle.max() == middle.min() == round(100 * 2 ** (1 / 2.2))
+def test_photos_keep_their_size_and_their_light():
+    assert TASK.input.fit == "native"
+    assert not TASK.augmentation.relight
 
 
 def test_it_is_trained_distilled_quantized_exported_evaluated_and_applied(pairs, tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from compress.core.errors import DataError
-from compress.kit import losses
+from compress.kit.measure import losses
 from compress.tasks import TASKS
 
 TASK = TASKS.get("saliency")

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from skimage.color import rgb2lab
 
-from compress.kit.data import Batches
+from compress.kit.data.sets import Batches
 from compress.tasks import TASKS
 
 SIDE = 32
@@ -25,7 +26,7 @@ def data(task):
 @pytest.fixture(scope="module")
 def batch(task, data):
     nearest = task.output.color == "classes"
-    return Batches(data, task.input, SIDE, batch=2, stop=1, augment=False, workers=0, target_nearest=nearest).at(0)
+    return Batches(data, task.input, SIDE, batch=2, stop=1, augment=None, workers=0, target_nearest=nearest).at(0)
 
 
 def outputs(task, seed, levels=3, dtype=torch.float32):
@@ -39,6 +40,8 @@ def perfect(task, target):
     """The picture of a network that knows the label."""
     if task.output.color == "classes":
         return (np.arange(task.output.channels)[:, None, None] == target).astype(np.float32)
+    if task.output.color == "ab":
+        return np.moveaxis(rgb2lab(target)[..., 1:], -1, 0).astype(np.float32) / 128
     planes = target[None] if target.ndim == 2 else np.moveaxis(target, -1, 0)
     low, high = task.output.low, task.output.high
     return (planes.astype(np.float32) / 255) * (high - low) + low

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from compress.core.errors import UsageError
 from compress.core.networks import find_network
-from compress.kit.blocks import Rsu
 from compress.kit.graph import count_parameters
-from compress.kit.u2net import STAGES, build_u2net, cap_rows, mirrored, read_rows, stage_table
+from compress.kit.nets.blocks import Rsu
+from compress.kit.nets.u2net import STAGES, build_u2net, cap_rows, mirrored, read_rows, stage_table
 
 FAMILY = ("u2net", "u2net_big", "u2net_small", "u2net_student", "u2netp")
 TINY = mirrored(8, (4, 4, 6, 6, 8, 8))

@@ -10,10 +10,11 @@ from safetensors.torch import save_file
 
 from compress.core.errors import ArtifactError
 from compress.core.networks import find_network
+from compress.core.store import sha256_of
 from compress.formats.onnx import Onnx, OnnxRunner
 from compress.kit.graph import count_parameters
-from compress.kit.runtime import Shipped
-from compress.kit.unet import VGG16, VggUNet, load_encoder
+from compress.kit.nets.unet import VGG16, VggUNet, load_encoder
+from compress.kit.ship.runtime import Shipped
 from compress.tasks import TASKS
 
 TASK = TASKS.get("segmentation")
@@ -117,3 +118,27 @@ def test_weights_of_another_network_are_refused(tmp_path):
     with pytest.raises(ArtifactError, match="missing"):
         load_encoder(net, tmp_path / "bn.safetensors")
     assert all(torch.equal(net.state_dict()[key], value) for key, value in before.items())
+
+
+def test_a_lesson_on_vgg_weights_starts_from_them(tmp_path):
+    data, teach = TASK.open(["builtin"], "val"), find_network("vgg_unet").teach
+    source, net = small_vgg(1), small_vgg(2)
+    state = {k: v.clone() for k, v in source.state_dict().items() if k.startswith("features")}
+    path = tmp_path / "vgg16.safetensors"
+    save_file(state, path)
+    lesson = teach(TASK, data, encoder_weights=path, losses=("ce", "dice"))
+    assert lesson.settings == {"losses": ["ce", "dice"], "class_weights": [], "encoder_weights": sha256_of(path)}
+    lesson.prepare(net)
+    assert all(torch.equal(net.state_dict()[key], value) for key, value in state.items())
+    alone = teach(TASK, data)
+    assert alone.prepare is None
+    assert alone.settings == TASK.teach(data).settings
+
+
+def test_wrong_encoder_weights_stop_the_lesson(tmp_path):
+    data, teach = TASK.open(["builtin"], "val"), find_network("vgg_unet").teach
+    with pytest.raises(ArtifactError, match="no weights file"):
+        teach(TASK, data, encoder_weights=tmp_path / "none.pth")
+    (tmp_path / "vgg.pth").write_bytes(b"no weights")
+    with pytest.raises(ArtifactError, match="damaged"):
+        teach(TASK, data, encoder_weights=tmp_path / "vgg.pth").prepare(small_vgg(0))

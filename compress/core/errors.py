@@ -35,6 +35,10 @@ class DataError(UsageError):
     """A data folder or image that can't be used."""
 
 
+class NoTruthError(DataError):
+    """The data has no labels where some were asked for: it can be trained on, not scored."""
+
+
 class MissingExtraError(CompressError):
     """An optional package or tool is not installed."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -15,8 +15,16 @@ if TYPE_CHECKING:
     from cyclopts import App
 
 
-def launch(app: App, argv: Sequence[str] | None = None) -> NoReturn:
+def launch(
+    app: App,
+    argv: Sequence[str] | None = None,
+    *,
+    more_help: Callable[[Sequence[str]], None] | None = None,
+    lenient: Sequence[str] = (),
+) -> NoReturn:
     """Run a command line to its end and exit with the code of what happened.
+
+    ``more_help`` prints what --help does not know; ``lenient`` commands check the keys of a config file themselves.
 
     0 ok, 1 other, 2 usage, 3 missing extra, 4 artifact, 5 parity, 130 interrupted. An error is one line on stderr;
     the traceback of a mistake of ours is shown whole, and that of the user's only with COMPRESS_TRACEBACK=1.
@@ -28,8 +36,10 @@ def launch(app: App, argv: Sequence[str] | None = None) -> NoReturn:
     set_up(quiet="--quiet" in arguments)
     try:
         _check_command(app, arguments)
-        _read_config(app, arguments)
+        _read_config(app, arguments, lenient)
         _dispatch(app, arguments)
+        if more_help is not None and {"--help", "-h"} & set(arguments):
+            more_help(arguments)
     except CompressError as error:
         if os.environ.get("COMPRESS_TRACEBACK"):
             raise
@@ -69,9 +79,9 @@ def _check_command(app: App, arguments: Sequence[str]) -> None:
         raise UsageError(f"unknown command '{word}'{did_you_mean(word, known)}", hint=f"known: {', '.join(known)}")
 
 
-def _read_config(app: App, arguments: list[str]) -> None:
+def _read_config(app: App, arguments: list[str], lenient: Sequence[str]) -> None:
     app.config = ()
-    path = _value_of("--config", arguments)
+    path = value_of("--config", arguments)
     if path is None:
         return
     import tomllib
@@ -84,10 +94,12 @@ def _read_config(app: App, arguments: list[str]) -> None:
         tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path} is not TOML: {error}", hint="write lines such as: steps = 500") from error
-    app.config = (Toml(path, must_exist=True, use_commands_as_keys=False),)
+    own = _command(app, arguments)[:1] and arguments[0] in lenient
+    app.config = (Toml(path, must_exist=True, use_commands_as_keys=False, allow_unknown=bool(own)),)
 
 
-def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
+def value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    """Return what the command line gives for a flag, ``--flag value`` or ``--flag=value``; None where it does not."""
     for position, word in enumerate(arguments):
         if word == flag and position + 1 < len(arguments):
             return arguments[position + 1]

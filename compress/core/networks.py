@@ -16,7 +16,8 @@ class Network:
 
     ``build(width=None, **options)`` returns an ``nn.Module`` whose ``forward(image (N, C, H, W))`` returns a tuple
     of raw outputs (logits, no activation), the one that ships first. ``width`` caps every channel count, so that
-    tests run each network small; ``None`` is the full network.
+    tests run each network small; ``None`` is the full network. Its further arguments with defaults, and the
+    keyword-only ones of ``teach``, are flags of ``compress train``.
     """
 
     name: str
@@ -27,6 +28,8 @@ class Network:
     student: str = ""  # the default student, for teachers
     taps: tuple[str, ...] = ()  # module paths whose outputs are worth comparing
     parameters: int = 0  # published or intended count, 0 where there is none; a test counts
+    branches: tuple[str, ...] = ()  # parts that must be alive: "path" (its output) or "path:1" (its second argument)
+    teach: Callable[..., Any] | None = None  # teach(task, data, *, flags) -> Lesson; None: the task's own
 
 
 def network(
@@ -37,12 +40,14 @@ def network(
     student: str = "",
     taps: tuple[str, ...] = (),
     parameters: int = 0,
+    branches: tuple[str, ...] = (),
+    teach: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Network]:
     """Decorate the one builder function of a file in ``teachers/`` or ``students/``."""
 
     def wrap(build: Callable[..., Any]) -> Network:
         name = build.__module__.rpartition(".")[2]
-        record = Network(name, task, build, size, stride, student, taps, parameters)
+        record = Network(name, task, build, size, stride, student, taps, parameters, branches, teach)
         register(build.__module__, record)
         return record
 

@@ -240,11 +240,16 @@ class Store:
 def with_files(artifact: Artifact, folder: Path) -> Artifact:
     """Return the record with the files that lie in ``folder``."""
     files = tuple(
-        File(str(path.relative_to(folder)), sha256_of(path), path.stat().st_size, path.name != HISTORY)
+        File(str(path.relative_to(folder)), sha256_of(path), path.stat().st_size, _ships(path.relative_to(folder)))
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     )
     return replace(artifact, files=files)
+
+
+def _ships(path: Path) -> bool:
+    """Whether a file of an artifact is part of the network, rather than a record of its making."""
+    return path.name != HISTORY and path.suffix != ".png"
 
 
 def stage_key(method: str, options: Mapping[str, Any], *, lineage: Iterable[str], data: str) -> str:

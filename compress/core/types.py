@@ -23,7 +23,8 @@ class ImageSpec:
     """One image tensor at the edge of a network: everything needed to make or read it.
 
     A photo of values 0..255 becomes ``(photo / divisor - mean) / std``, with ``divisor`` 255 for scale "255"
-    and the photo's own maximum for scale "max".
+    and the photo's own maximum for scale "max". Colour "grey" is the photo's luminance, "lightness" its CIE L*
+    (D65), 0..100 laid over 0..255.
     """
 
     name: str = "image"
@@ -31,7 +32,8 @@ class ImageSpec:
     height: int = 320  # pixels the network was made for
     width: int = 320
     dynamic: bool = True  # whether other heights and widths run too
-    color: Literal["rgb", "grey", "lab", "mask", "classes"] = "rgb"
+    color: Literal["rgb", "grey", "lightness", "ab", "mask", "classes"] = "rgb"
+    fit: Literal["stretch", "pad", "native"] = "stretch"  # how a photo of another size is brought in, see kit.infer
     scale: Literal["255", "max"] = "255"
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
@@ -80,7 +82,7 @@ class Artifact:
     method: str
     options: dict[str, Any]
     parent: str  # id of the artifact this one was made from, or ""
-    parent_sha256: str  # of the parent's first file, or ""
+    parent_sha256: str  # of the parent's first file that ships, or ""
     teacher: str  # id of the artifact it learned from, or ""
     key: str  # hash of method, options, lineage and data: equal keys are the same stage
     input: ImageSpec
@@ -98,6 +100,11 @@ class Artifact:
     seconds: float  # that making it took
     notes: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the network itself: of its first file that ships."""
+        return next(file.sha256 for file in self.files if file.ships)
 
     @property
     def bytes(self) -> int:

@@ -20,8 +20,8 @@ from compress.core.registry import register
 from compress.core.types import Artifact, ImageSpec
 from compress.formats.base import Format, Runner
 from compress.kit.graph import fold_batch_norm
-from compress.kit.parity import check_parity
-from compress.kit.runtime import export_graph, open_session, read_onnx
+from compress.kit.ship.parity import check_parity
+from compress.kit.ship.runtime import export_graph, open_session, read_onnx
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Onnx(Format):
         """Write a module, batch norms folded, as one ONNX file whose batch size is free.
 
         Args:
-            module: Maps image (N, C, H, W) to one tensor (see ``kit.runtime.Shipped``). Stays as it is.
+            module: Maps image (N, C, H, W) to one tensor (see ``kit.ship.runtime.Shipped``). Stays as it is.
             path: The file to write.
             input: Names the graph's input and counts its channels.
             output: Names the graph's output.

@@ -19,7 +19,7 @@ from compress.core.store import written_whole
 from compress.core.types import Artifact
 from compress.formats.base import Format, Runner
 from compress.kit.graph import load_state, read_checkpoint
-from compress.kit.runtime import Shipped
+from compress.kit.ship.runtime import Shipped
 
 Precision = Literal["float32", "bf16"]
 

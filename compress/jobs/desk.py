@@ -40,7 +40,7 @@ class Stage:
             method=self.method,
             options=dict(self.options),
             parent=parent.id if parent else "",
-            parent_sha256=parent.files[0].sha256 if parent else "",
+            parent_sha256=parent.sha256 if parent else "",
             teacher=teacher.id if teacher else "",
             key=self.key,
             data=self.data,
@@ -97,7 +97,7 @@ def stage(
     settled = deciding(options) | dict(resolved or {})
     # a model and a folder count by what they hold, not by where they lie
     counted = {key: value for key, value in settled.items() if key not in ("data", "model")}
-    lineage = [f"{a.id}:{a.files[0].sha256}" for a in (parent, teacher) if a is not None]
+    lineage = [f"{a.id}:{a.sha256}" for a in (parent, teacher) if a is not None]
     key = stage_key(method, counted, lineage=lineage, data=data)
     return Stage(method, settled, key, data, parent, teacher, time.monotonic())
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import PIL.Image
-from numpy.typing import NDArray
 
 from compress.core.console import Advance
 from compress.core.errors import UsageError
@@ -16,19 +16,21 @@ from compress.core.store import Store, digest, written_whole
 from compress.core.types import Artifact, ImageSpec, Row
 from compress.formats.base import Runner
 from compress.jobs.desk import now
-from compress.kit.data import Dataset
-from compress.kit.images import prepare
-from compress.tasks.base import Task
+from compress.kit.data.sets import Dataset
+from compress.kit.infer import at_size, predict
+from compress.kit.measure.metrics import Metric
+from compress.tasks.base import Extra, Guess, Task
 
 SAMPLES = 6  # pictures kept for the report
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics over the whole set, and the loss of each image (for intervals)."""
+    """Metrics over the whole set, the loss of each image (for intervals), and what single numbers hide."""
 
     metrics: dict[str, float]
     losses: tuple[float, ...]
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 def input_at(artifact: Artifact, size: int | None) -> ImageSpec:
@@ -45,7 +47,7 @@ def input_at(artifact: Artifact, size: int | None) -> ImageSpec:
             f"{artifact.name} runs at {spec.height}x{spec.width} only, --size {size} was asked",
             hint="leave --size out, or make the artifact again at that size",
         )
-    return replace(spec, height=size, width=size)
+    return at_size(spec, size, size)
 
 
 def spec_at(spec: ImageSpec, size: int) -> ImageSpec:
@@ -53,21 +55,38 @@ def spec_at(spec: ImageSpec, size: int) -> ImageSpec:
     return replace(spec, height=size, width=size)
 
 
-def predict(runner: Runner, spec: ImageSpec, photo: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Run one photo (H, W, 3), values 0..255; returns what ships, (C', h, w)."""
-    picture: NDArray[np.float32] = runner(prepare(photo, spec)[None])[0]
-    return picture
-
-
-def evaluate(runner: Runner, spec: ImageSpec, task: Task, dataset: Dataset, advance: Advance) -> Evaluation:
+def evaluate(
+    runner: Runner,
+    spec: ImageSpec,
+    task: Task,
+    dataset: Dataset,
+    advance: Advance,
+    *,
+    tile: int = 0,
+    extras: Sequence[Extra] = (),
+) -> Evaluation:
     """Score every image of ``dataset`` at its original size; ``advance`` is called after each."""
+    return _score(lambda photo: predict(runner, spec, photo, tile), task, dataset, advance, extras)
+
+
+def evaluate_baseline(task: Task, train: Dataset, dataset: Dataset, advance: Advance) -> tuple[str, Evaluation] | None:
+    """Score what needs no network, fitted to ``train``, on the same images; None where the task knows nothing such."""
+    baseline = task.baseline(train)
+    return None if baseline is None else (baseline.name, _score(baseline.guess, task, dataset, advance))
+
+
+def _score(guess: Guess, task: Task, dataset: Dataset, advance: Advance, extras: Sequence[Extra] = ()) -> Evaluation:
     scores = []
     for index in range(len(dataset)):
         original = dataset.original(index)
-        scores.append(task.score(predict(runner, spec, original["image"]), original["target"]))
+        prediction = guess(original["image"])
+        scores.append(task.score(prediction, original["target"]))
+        for extra in extras:
+            extra.add(prediction, original["target"])
         advance()
     losses = tuple(float(score["loss"]) for score in scores)
-    return Evaluation(task.summarize(scores), losses)
+    further = {extra.metric.name: extra.result() for extra in extras}
+    return Evaluation(task.summarize(scores) | further, losses, task.details(scores))
 
 
 def sample_indices(length: int) -> list[int]:
@@ -104,30 +123,41 @@ class Source:
 
 
 def metric_rows(
-    artifact: Artifact, runner: Runner, spec: ImageSpec, task: Task, data: Dataset, source: Source, result: Evaluation
+    artifact: Artifact,
+    runner: Runner,
+    spec: ImageSpec,
+    data: Dataset,
+    source: Source,
+    result: Evaluation,
+    metrics: Sequence[Metric],
+    more: Mapping[str, Any],
 ) -> list[Row]:
-    """Rows of an evaluation; the loss keeps every image's, so that differences get an interval."""
+    """Rows of an evaluation; the loss keeps every image's, so that differences get an interval.
+
+    metrics: what is known of the numbers; more: further details of the row of the loss (baseline, confusion matrix).
+    """
     details = {
         "data": data.fingerprint,
         "split": source.split,
         "sources": list(source.folders),
         "size": spec.height,
+        "fit": spec.fit,
         "runtime": runner.describe,
     }
     target = "torch" if artifact.format == "safetensors" else "cpu"
-    metrics = {metric.name: metric for metric in task.metrics}
+    known = {metric.name: metric for metric in metrics}
     return [
         Row(
             artifact.id,
             target,
             name,
             value,
-            metrics[name].unit if name in metrics else "count",
-            metrics[name].better if name in metrics else "none",
+            known[name].unit if name in known else "count",
+            known[name].better if name in known else "none",
             run=digest([artifact.id, details, now()]),
             machine=this_machine(),
             repeats=result.losses if name == "loss" else (),
-            details=details,
+            details={**details, **more} if name == "loss" else details,
             created=now(),
         )
         for name, value in result.metrics.items()

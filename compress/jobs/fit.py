@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -11,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from compress.core.console import log, progress
+from compress.core.errors import NoTruthError
 from compress.core.networks import Network, kind_of
 from compress.core.store import HISTORY, Store, with_files
 from compress.core.types import Artifact
@@ -23,14 +24,16 @@ from compress.jobs.desk import Stage
 from compress.jobs.evaluate import evaluate, spec_at
 from compress.jobs.options import Fitting
 from compress.jobs.plan import Plan
-from compress.kit.data import Batches, Dataset
+from compress.jobs.players import make_players, teach_them
+from compress.jobs.watch import PICTURES, Watch
+from compress.kit.data.sets import Batches, Dataset
 from compress.kit.graph import count_macs, count_parameters
-from compress.kit.loop import Loop, Player, Schedule, make_fabric
-from compress.kit.parallel import synchronise
-from compress.tasks.base import Batch, Losses, Outputs, Rival, Task
+from compress.kit.lesson import Lesson
+from compress.kit.loop import Loop, make_fabric
+from compress.tasks.base import Task
 
-LossOf = Callable[[Outputs, Batch], Losses]
-LossMaker = Callable[[Any], LossOf]  # given the launched fabric
+LessonMaker = Callable[[Any], Lesson]  # given the launched fabric
+Record = Callable[[int, Mapping[str, float]], None]
 
 
 def fit(
@@ -41,10 +44,11 @@ def fit(
     network: Network,
     task: Task,
     data: Dataset,
-    make_loss: LossMaker,
+    make_lesson: LessonMaker,
     name: str,
     network_options: Mapping[str, Any] | None = None,
-    rivals: Mapping[str, Rival] | None = None,
+    *,
+    alone: bool = True,
 ) -> Artifact | None:
     """Train ``network`` and publish it.
 
@@ -56,80 +60,34 @@ def fit(
         network: Which.
         task: Its task.
         data: The training split.
-        make_loss: Given the launched fabric, returns the loss of the network's outputs on a batch.
+        make_lesson: Given the launched fabric, returns how the network learns.
         name: Of the artifact.
         network_options: Handed to the network's builder, over what the data asks for.
-        rivals: Who is trained against it, by name.
+        alone: Whether nobody trains beside it and all of it learns all the time.
 
     Returns:
         The artifact, or None on every rank but the first.
     """
-    fabric = make_fabric(device=options.device, devices=options.devices, precision=plan.precision)
+    fabric = make_fabric(device=options.device, devices=options.devices, precision=plan.precision, alone=alone)
     torch.manual_seed(options.seed)
     built_with = {**task.network_options(data), **(network_options or {})}
-    against = dict(rivals or {})
-    modules = {"network": network.build(**built_with), **{name: rival.build() for name, rival in against.items()}}
-    loop = _loop(store.runs(planned.key), options, plan, modules, fabric)
+    module, lesson = network.build(**built_with), make_lesson(fabric)
+    if lesson.prepare is not None:
+        lesson.prepare(module)
+    run = store.runs(planned.key)
+    loop = Loop(
+        make_players(module, lesson, plan, fabric), fabric, run, options.checkpoint_every, plan.ema, options.seed
+    )
     if options.resume and loop.resume():
         log.info("continuing at step %d of %d", loop.step, plan.steps)
-    loss_of = make_loss(fabric)
-    _oppose(loop, against, loss_of)
+    teach_them(loop, lesson, plan.steps)
     _run(loop, store, planned, options, plan, task, data)
     fabric.barrier()
     if not fabric.is_global_zero:
         return None
     artifact = _publish(store, planned, options, plan, network, task, loop, name, built_with)
-    _forget(store.runs(planned.key))
+    _forget(run)
     return artifact
-
-
-def _loop(folder: Path, options: Fitting, plan: Plan, modules: Mapping[str, nn.Module], fabric: Any) -> Loop:
-    # two networks that chase each other want less memory of where they were: Radford et al. 2016, section 4
-    momentum = 0.9 if len(modules) == 1 else 0.5
-    players = {name: _player(module, plan, fabric, momentum) for name, module in modules.items()}
-    return Loop(players, fabric, folder, options.checkpoint_every, plan.ema)
-
-
-def _player(module: nn.Module, plan: Plan, fabric: Any, momentum: float) -> Player:
-    module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if fabric.world_size > 1:
-        module = synchronise(module)
-    optimizer = torch.optim.Adam(module.parameters(), lr=plan.lr, betas=(momentum, 0.999), eps=1e-8)
-    return Player(module, optimizer, _no_loss, Schedule(plan.steps, plan.lr, plan.schedule))
-
-
-def _oppose(loop: Loop, rivals: Mapping[str, Rival], loss_of: LossOf) -> None:
-    """Give every player its loss. The rivals move after the network, on what it gave before it moved."""
-    given: list[torch.Tensor] = []
-
-    def ours(batch: Batch) -> Losses:
-        outputs = loop.forward("network", batch["image"])
-        losses = loss_of(outputs, batch)
-        if not rivals:
-            return losses
-        given[:] = [output.detach() for output in outputs]
-        losses = {**losses, "labels": losses["loss"].detach()}
-        for name, rival in rivals.items():
-            losses = _pressed(loop, name, rival, losses, outputs, batch)
-        return losses
-
-    loop.players["network"].loss = ours
-    for name, rival in rivals.items():
-        loop.players[name].loss = partial(rival.loss, partial(loop.forward, name), given)
-
-
-def _pressed(loop: Loop, name: str, rival: Rival, losses: Losses, outputs: Outputs, batch: Batch) -> Losses:
-    """Add the pressure of a rival, which does not learn from it."""
-    module = loop.players[name].module.requires_grad_(False)
-    with loop.fabric.autocast():
-        added = rival.pressure(module, outputs, batch)
-    module.requires_grad_(True)
-    parts = {f"{name}_{key}": value for key, value in added.items() if key != "loss"}
-    return {**losses, **parts, "loss": losses["loss"] + added["loss"]}
-
-
-def _no_loss(batch: Mapping[str, torch.Tensor]) -> Losses:
-    raise AssertionError(f"the loss was never set; batch has {sorted(batch)}")
 
 
 def _run(loop: Loop, store: Store, planned: Stage, options: Fitting, plan: Plan, task: Task, data: Dataset) -> None:
@@ -144,14 +102,38 @@ def _run(loop: Loop, store: Store, planned: Stage, options: Fitting, plan: Plan,
         stop=plan.steps,
         rank=fabric.global_rank,
         world=fabric.world_size,
-        augment=plan.augment,
+        augment=task.augmentation if plan.augment else None,
         workers=options.workers,
         target_nearest=task.nearest,
     )
     title = f"{planned.method} {plan.steps} steps at {plan.size} px"
-    with _scalars(store, planned, fabric) as record, progress(title, plan.steps, done=loop.step) as advance:
-        loop.run(map(channels_last, batches), advance, record)
+    watched = _watching(loop, store.runs(planned.key) / PICTURES, options, plan, task, data)
+    with _scalars(store, planned, fabric) as write, progress(title, plan.steps, done=loop.step) as advance:
+        loop.run(map(channels_last, batches), advance, _both(watched, write))
     loop.save()  # should publishing fail, --resume has nothing left to train
+
+
+def _watching(loop: Loop, folder: Path, options: Fitting, plan: Plan, task: Task, data: Dataset) -> Record | None:
+    """Return what looks at the validation split every ``--validate-every`` steps (rank 0), None for nothing."""
+    every = options.validate_every
+    if not every or not loop.fabric.is_global_zero:
+        return None
+    watch = Watch(task, spec_at(task.input, plan.size), task.open(options.data, "val", seed=options.seed), folder)
+
+    def record(step: int, losses: Mapping[str, float]) -> None:  # noqa: ARG001
+        if step % every == 0 or step == plan.steps:
+            loop.validations.append(watch.look(loop.result, step, step * plan.batch / len(data)))
+
+    return record
+
+
+def _both(first: Record | None, second: Record) -> Record:
+    def record(step: int, losses: Mapping[str, float]) -> None:
+        if first is not None:
+            first(step, losses)
+        second(step, losses)
+
+    return record
 
 
 def channels_last(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -160,7 +142,7 @@ def channels_last(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def _scalars(store: Store, planned: Stage, fabric: Any) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+def _scalars(store: Store, planned: Stage, fabric: Any) -> Iterator[Record]:
     """Write losses for TensorBoard under <store>/logs/<key> (rank 0)."""
     if not fabric.is_global_zero:
         yield lambda step, losses: None  # noqa: ARG005
@@ -207,19 +189,25 @@ def _publish(
     form = Safetensors()
     with store.draft() as draft:
         form.write(module, draft)
-        (draft / HISTORY).write_text(json.dumps(loop.history), encoding="utf-8")
+        history = {"steps": loop.history, "validations": loop.validations}
+        (draft / HISTORY).write_text(json.dumps(history), encoding="utf-8")
+        pictures = store.runs(planned.key) / PICTURES
+        if loop.validations and pictures.is_dir():
+            shutil.copytree(pictures, draft / PICTURES)
         metrics = _validate(form, draft, with_files(artifact, draft), task, options)
         return store.publish(draft, replace(artifact, metrics=metrics))
 
 
 def _validate(form: Format, folder: Path, artifact: Artifact, task: Task, options: Fitting) -> dict[str, float]:
-    data = task.open(options.data, "val", seed=options.seed)
+    try:
+        data = task.open(options.data, "val", seed=options.seed)
+    except NoTruthError as error:
+        log.warning("not scored: %s", error)
+        return {}
     runner = form.load(folder, artifact)
     with progress(f"validate {artifact.name}", len(data)) as advance:
         return evaluate(runner, artifact.input, task, data, advance).metrics
 
 
 def _forget(run: Path) -> None:
-    import shutil
-
     shutil.rmtree(run, ignore_errors=True)

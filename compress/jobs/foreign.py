@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from compress.core.console import log
 from compress.core.errors import ArtifactError
@@ -17,10 +17,10 @@ from compress.formats.onnx import OnnxRunner, Port, Signature, extract, inspect
 from compress.formats.safetensors import Safetensors
 from compress.jobs.desk import now
 from compress.jobs.evaluate import spec_at
-from compress.kit.count import count_onnx_macs, count_onnx_parameters
 from compress.kit.graph import count_macs, count_parameters, load_state, read_checkpoint
 from compress.kit.images import prepare
-from compress.kit.runtime import read_onnx
+from compress.kit.ship.count import count_onnx_macs, count_onnx_parameters
+from compress.kit.ship.runtime import read_onnx
 from compress.tasks import TASKS
 
 
@@ -33,6 +33,7 @@ class Reading:
     scale: Literal["255", "max"] | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    fit: Literal["stretch", "pad", "native"] | None = None
     output: str = ""
     name: str = ""
 
@@ -68,23 +69,26 @@ def import_onnx(store: Store, path: Path, reading: Reading, *, again: bool = Fal
             parameters=count_onnx_parameters(model),
             macs=count_onnx_macs(model, (spec.height, spec.width)),
         )
-        _try(draft, record)
-        return store.publish(draft, record)
+        return store.publish(draft, _tried(draft, record))
 
 
-def import_checkpoint(store: Store, path: Path, network: Network, *, name: str = "", again: bool = False) -> Artifact:
+def import_checkpoint(
+    store: Store, path: Path, network: Network, built_with: dict[str, Any], *, name: str = "", again: bool = False
+) -> Artifact:
     """Load a .pth or .safetensors file into one of our networks and publish it; nothing in the file is executed.
+
+    built_with: options of the network's builder.
 
     Raises:
         ArtifactError: If the file is not weights, or its keys are not the network's.
     """
     if not path.is_file():
         raise ArtifactError(f"no file {path}", hint="give the path of a .pth or .safetensors file")
-    key = stage_key("import", {"teacher": network.name, "name": name}, lineage=[sha256_of(path)], data="")
+    key = stage_key("import", {"teacher": network.name, "name": name, **built_with}, lineage=[sha256_of(path)], data="")
     found = None if again else store.find(key)
     if found is not None:
         return found
-    module = network.build()
+    module = network.build(**built_with)
     load_state(module, read_checkpoint(path))
     task = TASKS.get(network.task)
     record = _record(
@@ -97,7 +101,8 @@ def import_checkpoint(store: Store, path: Path, network: Network, *, name: str =
         format="safetensors",
         dtype="float32",
         input=spec_at(task.input, network.size),
-        output=spec_at(task.output, network.size),
+        output=spec_at(task.output_for(built_with), network.size),
+        network_options=built_with,
         parameters=count_parameters(module),
         macs=count_macs(module, (network.size, network.size), channels=task.input.channels),
     )
@@ -119,6 +124,7 @@ def _record(
     parameters: int,
     macs: int,
     network: str = "",
+    network_options: dict[str, Any] | None = None,
     kind: Literal["teacher", "student", "foreign"] = "foreign",
 ) -> Artifact:
     return Artifact(
@@ -127,7 +133,7 @@ def _record(
         kind=kind,
         task=task,
         network=network,
-        network_options={},
+        network_options=network_options or {},
         format=format,
         dtype=dtype,
         method="import",
@@ -174,6 +180,8 @@ def _input(signature: Signature, reading: Reading, path: Path) -> ImageSpec:
         scale=reading.scale or spec.scale,
         mean=tuple(reading.mean) if reading.mean else spec.mean,
         std=tuple(reading.std) if reading.std else spec.std,
+        # a network of ours takes any size; of a stranger that is only known when its owner says so
+        fit=reading.fit or ("stretch" if spec.fit == "native" else spec.fit),
     )
 
 
@@ -192,15 +200,20 @@ def _ports(ports: Sequence[Port]) -> str:
     return ", ".join(f"{port.name} {list(port.shape)}" for port in ports) or "nothing"
 
 
-def _try(folder: Path, record: Artifact) -> None:
-    """Run one photo: the file must give a picture of the task's channels, and should keep to its range."""
+def _tried(folder: Path, record: Artifact) -> Artifact:
+    """Run one photo: the file must give a picture of the task's channels, and should keep to its range.
+
+    How many classes it tells apart is the file's to say.
+    """
     task = TASKS.get(record.task)
     photo = task.open(["builtin"], "test").original(0)["image"]
     runner = OnnxRunner(folder / "model.onnx")
     picture = runner(prepare(photo, record.input)[None])
-    if picture.ndim != 4 or picture.shape[1] != task.output.channels:
+    classes = task.output.color == "classes"
+    wanted = "2 or more" if classes else str(task.output.channels)
+    if picture.ndim != 4 or not (picture.shape[1] > 1 if classes else picture.shape[1] == task.output.channels):
         raise ArtifactError(
-            f"output '{record.output.name}' has shape {picture.shape}, wanted (1, {task.output.channels}, H, W)",
+            f"output '{record.output.name}' has shape {picture.shape}, wanted (1, {wanted}, H, W)",
             hint="name another output with --output",
         )
     if picture.min() < task.output.low - 0.01 or picture.max() > task.output.high + 0.01:
@@ -208,3 +221,4 @@ def _try(folder: Path, record: Artifact) -> None:
             "output '%s' ranges %.3g..%.3g, %s expects %g..%g: are these logits? metrics will suffer",
             record.output.name, picture.min(), picture.max(), task.name, task.output.low, task.output.high,
         )  # fmt: skip
+    return replace(record, output=replace(record.output, channels=picture.shape[1]))

@@ -16,8 +16,10 @@ from compress.core.types import Artifact
 from compress.jobs.models import load_module
 
 if TYPE_CHECKING:
-    from compress.jobs.fit import LossMaker, LossOf
-    from compress.tasks.base import Batch, Losses, Outputs, Task
+    from compress.jobs.fit import LessonMaker
+    from compress.kit.data.sets import Dataset
+    from compress.kit.lesson import Batch, Losses, Outputs
+    from compress.tasks.base import Task
 
 
 def pick_teacher(store: Store, name: str, data: Sequence[str]) -> Artifact:
@@ -66,18 +68,26 @@ def pick_student(teacher: Artifact, student: str) -> str:
     return name
 
 
-def learn_from(store: Store, teacher: Artifact, task: Task, temperature: float) -> LossMaker:
-    """Return what makes the loss of a student against ``teacher`` at ``temperature``."""
+def learn_from(store: Store, teacher: Artifact, task: Task, temperature: float, data: Dataset) -> LessonMaker:
+    """Return what makes the lesson of a student against ``teacher`` at ``temperature``.
 
-    def make(fabric: Any) -> LossOf:
+    Targets that belong to other photos (unpaired folders) teach nothing here: the teacher alone does.
+    """
+    from compress.kit.data.unpaired import is_paired
+    from compress.kit.lesson import Lesson
+
+    labelled = is_paired(data)
+
+    def make(fabric: Any) -> Lesson:
         module = fabric.to_device(freeze(load_module(store, teacher)).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
         def loss(outputs: Outputs, batch: Batch) -> Losses:
             with torch.no_grad(), fabric.autocast():
                 taught = module(batch["image"])
-            return task.distill_loss(outputs, [t.float() for t in taught], batch, temperature)
+            known = batch if labelled else {key: value for key, value in batch.items() if key != "target"}
+            return task.distill_loss(outputs, [t.float() for t in taught], known, temperature)
 
-        return loss
+        return Lesson(loss)
 
     return make
 

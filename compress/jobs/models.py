@@ -16,8 +16,8 @@ from compress.formats.base import Runner
 from compress.formats.onnx import Onnx
 from compress.formats.safetensors import Safetensors
 from compress.kit.images import prepare
-from compress.kit.parity import check_parity
-from compress.kit.runtime import Shipped
+from compress.kit.ship.parity import check_parity
+from compress.kit.ship.runtime import Shipped
 from compress.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def as_onnx(store: Store, artifact: Artifact) -> Path:
     """
     if artifact.format == "onnx":
         return store.folder(artifact) / next(f.path for f in artifact.files if f.path.endswith(".onnx"))
-    kept = store.root / "cache" / digest([artifact.id, artifact.files[0].sha256]) / "model.onnx"
+    kept = store.root / "cache" / digest([artifact.id, artifact.sha256]) / "model.onnx"
     if not kept.is_file():
         export_onnx(store, artifact, kept)
     return kept

@@ -28,8 +28,10 @@ class Fitting(Making, Seen, Compute):
     """cosine: warm-up, then decay. step: a tenth of the rate after the first third."""
     precision: Literal["auto", "32", "bf16"] = "auto"
     """Arithmetic of the forward and backward pass; auto takes bf16 where the hardware multiplies it."""
-    ema: float = 0.0
-    """Decay of a running mean of the weights that is kept instead of the last ones; 0 for none."""
+    ema: float | None = None
+    """Decay of a running mean of the weights that is kept instead of the last ones; 0 for none; GANs have one."""
+    validate_every: int = 0
+    """Steps between looks at the validation split, kept as numbers and pictures; 0 for the end alone."""
     augment: Annotated[bool, Parameter(negative="--no-augment")] = True
     """Crop, flip and recolour training pictures."""
 

@@ -26,8 +26,8 @@ class Plan:
     augment: bool
 
 
-def settle(options: Fitting, network: Network, length: int) -> Plan:
-    """Fill what the user left open from the preset. length: pictures in the training split.
+def settle(options: Fitting, network: Network, length: int, ema: float = 0.0) -> Plan:
+    """Fill what the user left open from the preset. length: pictures in the training split; ema: the lesson's.
 
     Raises:
         UsageError: For a value that can't be.
@@ -52,7 +52,7 @@ def settle(options: Fitting, network: Network, length: int) -> Plan:
         lr=options.lr or (1e-4 if thesis else 1e-3),
         schedule=options.schedule or ("step" if thesis else "cosine"),
         precision=best_precision(options.precision, options.device),
-        ema=options.ema,
+        ema=ema if options.ema is None else options.ema,
         augment=options.augment,
     )
     log.info("plan (%s): %d steps of %d pictures at %d px, rate %g %s, %s",

@@ -17,10 +17,10 @@ from compress.jobs.desk import Stage
 from compress.jobs.evaluate import evaluate
 from compress.jobs.models import as_onnx
 from compress.jobs.options import Shrinking
-from compress.kit.data import Dataset, Subset
-from compress.kit.float16 import Float16Report, to_float16
+from compress.kit.data.sets import Dataset, Subset
 from compress.kit.images import prepare
-from compress.kit.quantize import QuantReport, quantize_int8
+from compress.kit.ship.float16 import Float16Report, to_float16
+from compress.kit.ship.quantize import QuantReport, quantize_int8
 from compress.tasks import TASKS
 from compress.tasks.base import Task
 

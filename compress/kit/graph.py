@@ -19,7 +19,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress.core.errors import ArtifactError, UsageError, did_you_mean
-from compress.kit.blocks import ConvBnRelu
+from compress.kit.nets.blocks import ConvBnRelu
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -6,6 +6,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,6 +46,15 @@ def read_rgb(path: str | Path) -> Array:
     return _read(Path(path), _rgb)
 
 
+def decode_rgb(data: bytes, where: str) -> Array:
+    """Decode an encoded picture as ``read_rgb`` reads a file; ``where`` is what to call it in messages.
+
+    Raises:
+        DataError: As ``read_rgb``.
+    """
+    return _decode(BytesIO(data), Path(where), _rgb)
+
+
 def read_grey(path: str | Path) -> Array:
     """Read a mask as (H, W), 0..255, upright.
 
@@ -71,20 +81,46 @@ def resize(array: Array, size: int | tuple[int, int], *, nearest: bool = False) 
     return np.asarray(PIL.Image.fromarray(array).resize((width, height), how))
 
 
-def prepare(photo: Array, spec: ImageSpec) -> NDArray[np.float32]:
-    """Turn a photo (H, W, 3) into what a network is fed: float32 (C, h, w).
+def letterbox(photo: Array, sides: tuple[int, int]) -> tuple[Array, tuple[slice, slice]]:
+    """Fit a photo (H, W, C) into ``sides`` (height, width), its aspect kept, white around; and tell where it lies."""
+    scale = min(side / have for side, have in zip(sides, photo.shape[:2], strict=True))
+    inner = tuple(max(round(have * scale), 1) for have in photo.shape[:2])
+    top, left = ((side - have) // 2 for side, have in zip(sides, inner, strict=True))
+    box = np.full((*sides, photo.shape[2]), 255, np.uint8)
+    where = slice(top, top + inner[0]), slice(left, left + inner[1])
+    box[where] = resize(photo, (inner[0], inner[1]))
+    return box, where
 
-    Resized to the spec's height and width first (``scale`` "max" is the maximum after that), then
-    ``(photo / divisor - mean) / std``, the arithmetic ``ImageSpec`` states and training batches share.
+
+def prepare(photo: Array, spec: ImageSpec) -> NDArray[np.float32]:
+    """Turn a photo (H, W, 3) into what a network is fed: float32 (C, h, w), resized to the spec's height and width.
+
+    Scale "max" is the maximum after that.
     """
-    planes = np.moveaxis(resize(photo, (spec.height, spec.width)), -1, 0)
-    if spec.channels == 1:
-        planes = luminance(*planes.astype(np.int32))[None]
-    values = planes.astype(np.float32)
+    return normalized(resize(photo, (spec.height, spec.width)), spec)
+
+
+def normalized(photo: Array, spec: ImageSpec) -> NDArray[np.float32]:
+    """Turn a photo (H, W, 3) into float32 (C, H, W): ``(photo / divisor - mean) / std``, as ``ImageSpec`` states it.
+
+    Training batches share the arithmetic.
+    """
+    values = _planes(photo, spec)
     divisor = np.float32(255) if spec.scale == "255" else max(values.max(), np.float32(1))
     mean, std = (np.array(v[: spec.channels], np.float32)[:, None, None] for v in (spec.mean, spec.std))
     result: NDArray[np.float32] = (values / divisor - mean) / std
     return result
+
+
+def _planes(photo: Array, spec: ImageSpec) -> NDArray[np.float32]:
+    if spec.color == "lightness":
+        from compress.kit.lab import lightness_array
+
+        return lightness_array(photo)[None]
+    planes = np.moveaxis(photo, -1, 0)
+    if spec.channels == 1:
+        planes = luminance(*planes.astype(np.int32))[None]
+    return planes.astype(np.float32)
 
 
 def luminance(red: Any, green: Any, blue: Any) -> Any:
@@ -118,10 +154,14 @@ def _read(path: Path, convert: Callable[[PIL.Image.Image], Array]) -> Array:
         raise DataError(f"no image at '{path}'", hint="check the path")
     if path.stat().st_size == 0:
         raise DataError(f"'{path}' is empty: found 0 bytes, wanted an image", hint="copy it again")
+    return _decode(path, path, convert)
+
+
+def _decode(source: Path | BytesIO, path: Path, convert: Callable[[PIL.Image.Image], Array]) -> Array:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # ``_check_size`` is the stricter law
-            image = PIL.Image.open(path)
+            image = PIL.Image.open(source)
     except PIL.Image.DecompressionBombError as error:
         raise _too_big(path, str(error).split(",", maxsplit=1)[0]) from error
     except PIL.UnidentifiedImageError as error:

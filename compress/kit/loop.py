@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -65,6 +66,7 @@ class Loop:
         folder: Where the checkpoint lies; ``None`` keeps none.
         checkpoint_every: Steps between checkpoints.
         ema: Decay of the running mean of the weights (Polyak), 0 for none; the first player's is kept.
+        seed: Of what the modules draw themselves (dropout), anew at every step, so that resuming needs no state.
     """
 
     players: dict[str, Player]
@@ -72,8 +74,10 @@ class Loop:
     folder: Path | None = None
     checkpoint_every: int = 200
     ema: float = 0.0
+    seed: int = 0
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    validations: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._first = next(iter(self.players.values()))
@@ -101,7 +105,7 @@ class Loop:
             player.optimizer.load_state_dict(state["optimizers"][name])
         if self._mean is not None:
             self._mean.load_state_dict(state["mean"])
-        self.step, self.history = state["step"], state["history"]
+        self.step, self.history, self.validations = state["step"], state["history"], state["validations"]
         return True
 
     def run(self, batches: Iterable[Batch], advance: Advance, record: Callable[[int, dict[str, float]], None]) -> None:
@@ -117,6 +121,7 @@ class Loop:
         """
         self._set_up()
         for batch in batches:
+            torch.manual_seed(self._draw())
             losses = self._move({key: self.fabric.to_device(value) for key, value in batch.items()})
             self.step += 1
             self.history.append({"step": self.step, **losses})
@@ -125,6 +130,10 @@ class Loop:
             if self.folder and self.step % self.checkpoint_every == 0:
                 self.save()
 
+    def _draw(self) -> int:
+        key = [self.seed % 2**64, self.step, self.fabric.global_rank]
+        return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+
     def save(self) -> None:
         """Write the checkpoint, whole or not at all (rank 0)."""
         if self.folder is None or not self.fabric.is_global_zero:
@@ -132,6 +141,7 @@ class Loop:
         state = {
             "step": self.step,
             "history": self.history,
+            "validations": self.validations,
             "modules": {name: player.module.state_dict() for name, player in self.players.items()},
             "optimizers": {name: player.optimizer.state_dict() for name, player in self.players.items()},
             "mean": None if self._mean is None else self._mean.state_dict(),
@@ -148,10 +158,9 @@ class Loop:
             module.train()
             self._wrapped[name] = (module, optimizer)
 
-    def forward(self, name: str, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(self, name: str, *inputs: torch.Tensor) -> Any:
         """Run a player's module as set up (autocast, DDP)."""
-        outputs: tuple[torch.Tensor, ...] = self._wrapped[name][0](image)
-        return outputs
+        return self._wrapped[name][0](*inputs)
 
     def _move(self, batch: Batch) -> dict[str, float]:
         told: dict[str, float] = {}
@@ -197,13 +206,14 @@ class Loop:
                 held.copy_(current)
 
 
-def make_fabric(*, device: str, devices: int, precision: str) -> Any:
+def make_fabric(*, device: str, devices: int, precision: str, alone: bool = True) -> Any:
     """Launch Lightning Fabric: one process, or ``devices`` of them with gradients averaged (DDP).
 
     Args:
         device: "auto", "cpu" or "cuda".
         devices: Processes or cards; under torchrun the world it set up is used.
         precision: "32" or "bf16".
+        alone: Whether there is one player, all of whose parameters get a gradient at every step.
     """
     import logging
     import warnings
@@ -218,7 +228,7 @@ def make_fabric(*, device: str, devices: int, precision: str) -> Any:
         accelerator=device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu"),
         devices=here,
         num_nodes=world // here,
-        strategy="ddp" if world > 1 else "auto",
+        strategy="auto" if world == 1 else "ddp" if alone else "ddp_find_unused_parameters_true",
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
     fabric.launch()

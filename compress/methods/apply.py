@@ -1,4 +1,4 @@
-"""Run an artifact on photos and write what a user wants to see: the mask, the cut-out with alpha."""
+"""Run an artifact on photos and write what a user wants to see: mask and cut-out, retouched, classes, colour."""
 
 import json
 from collections import Counter
@@ -24,16 +24,19 @@ class Options(Common):
     out: Path = Path("out")
     """Folder for the pictures."""
     size: int | None = None
-    """Pixels a side the network runs at; its own when not given."""
+    """Pixels a side every photo is brought to; what the network was made for when not given."""
+    tile: int = 0
+    """Pixels a side of overlapping tiles that photos at their own size are cut into; 0 for none."""
 
 
 def run(
     photos: Annotated[list[Path], Parameter(help="Photos, or folders of them.")], *, options: Options = Options()
 ) -> list[Path]:
-    """Run an artifact on photos and write what a user wants to see: the mask, the cut-out with alpha."""
-    from compress.jobs.evaluate import input_at, predict
+    """Run an artifact on photos and write what a user wants to see: mask and cut-out, retouched, classes, colour."""
+    from compress.jobs.evaluate import input_at
     from compress.jobs.models import open_runner, pick
     from compress.kit.images import read_rgb
+    from compress.kit.infer import predict
     from compress.tasks import TASKS
 
     files = _files(photos)
@@ -48,7 +51,7 @@ def run(
     with progress(f"apply {artifact.name}", len(files)) as advance:
         for file in files:
             photo = read_rgb(file)
-            for kind, picture in task.pictures(photo, predict(runner, spec, photo)).items():
+            for kind, picture in task.pictures(photo, predict(runner, spec, photo, options.tile)).items():
                 path = options.out / f"{names[file]}.{kind}.png"
                 with written_whole(path) as temporary:
                     picture.save(temporary, format="PNG")

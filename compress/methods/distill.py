@@ -53,7 +53,15 @@ def run(options: Options) -> Artifact | None:
     if planned_only(options, planned, f"distill {teacher.id} into {network.name} on {len(data)} pictures"):
         return None
     artifact = found(store, planned, options) or fit(
-        store, planned, options, plan, network, task, data, learn_from(store, teacher, task, options.temperature), name
+        store,
+        planned,
+        options,
+        plan,
+        network,
+        task,
+        data,
+        learn_from(store, teacher, task, options.temperature, data),
+        name,
     )
     if artifact is not None:
         tell(options, artifact, store)

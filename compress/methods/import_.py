@@ -29,26 +29,42 @@ class Options(Making):
     """Subtracted after scaling, a value for each channel."""
     std: tuple[float, float, float] | None = None
     """Divided by after that."""
+    fit: Literal["stretch", "pad", "native"] | None = None
+    """How photos of another size are brought in: resized, letterboxed, or as they are (a network of any size)."""
     output: str = ""
     """Output of an ONNX file to take; the first when not given."""
 
 
 def run(
-    file: Annotated[Path, Parameter(help=".onnx, .pth or .safetensors file.")], *, options: Options = Options()
+    file: Annotated[Path, Parameter(help=".onnx, .pth or .safetensors file.")],
+    *own: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    options: Options = Options(),
 ) -> Artifact:
     """Bring in a network from elsewhere: any ONNX file, or a checkpoint of a network of ours."""
     from compress.core.networks import find_network
     from compress.jobs.desk import tell
+    from compress.jobs.flags import fitting, take
     from compress.jobs.foreign import Reading, import_checkpoint, import_onnx
 
     store = Store(options.store)
     if file.suffix == ".onnx":
+        take((), own, "an ONNX file", options)
         reading = Reading(
-            options.task, options.size, options.scale, options.mean, options.std, options.output, options.name
+            options.task,
+            options.size,
+            options.scale,
+            options.mean,
+            options.std,
+            options.fit,
+            options.output,
+            options.name,
         )
         artifact = import_onnx(store, file, reading, again=options.again)
     elif options.teacher:
-        artifact = import_checkpoint(store, file, find_network(options.teacher), name=options.name, again=options.again)
+        network = find_network(options.teacher)
+        flags = take((network.build,), own, network.name, options)
+        built_with = fitting(flags.values[0], {}, network.build)
+        artifact = import_checkpoint(store, file, network, built_with, name=options.name, again=options.again)
     else:
         raise UsageError(f"{file} is not .onnx", hint="say whose checkpoint it is: --teacher u2net")
     tell(options, artifact, store)

@@ -1,6 +1,7 @@
 """Train a network of either room on labelled pictures: a teacher, or a student alone as its own baseline."""
 
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -16,24 +17,32 @@ class Options(Fitting):
     """Flags of `compress train`."""
 
     teacher: str
-    """Network to train, of the teachers' or the students' room."""
+    """Network to train, of the teachers' or the students' room; its own flags: compress train --teacher NAME --help."""
 
 
-def run(options: Options) -> Artifact | None:
+def run(*own: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], options: Options) -> Artifact | None:
     """Train a network of either room on labelled pictures: a teacher, or a student alone as its own baseline."""
     network = find_network(options.teacher)
     from compress.jobs.desk import found, planned_only, stage, tell, with_data
     from compress.jobs.fit import fit
+    from compress.jobs.flags import fitting, functions_of, take
     from compress.jobs.plan import settle
+    from compress.jobs.players import settings_of
     from compress.tasks import TASKS
 
-    options = with_data(options)
     task, store = TASKS.get(network.task), Store(options.store)
+    flags = take(functions_of(network, task), own, network.name, options)
+    build_with, teach_with = flags.values
+    options = with_data(options)
     data = task.open(options.data, "train", seed=options.seed)
-    plan = settle(options, network, len(data))
-    rivals = task.rivals(network)
-    against = {"rivals": {name: dict(rival.settings) for name, rival in rivals.items()}} if rivals else {}
-    planned = stage("train", options, data=data.fingerprint, resolved={**asdict(plan), **against})
+    lesson = network.teach(task, data, **teach_with) if network.teach else task.teach(data, **teach_with)
+    plan = settle(options, network, len(data), lesson.ema)
+    planned = stage(
+        "train",
+        options,
+        data=data.fingerprint,
+        resolved={**asdict(plan), **flags.settings, **settings_of(lesson)},
+    )
     if planned_only(options, planned, f"train {network.name} on {len(data)} pictures, {plan.steps} steps"):
         return None
     artifact = found(store, planned, options) or fit(
@@ -44,9 +53,10 @@ def run(options: Options) -> Artifact | None:
         network,
         task,
         data,
-        lambda _: task.loss,
+        lambda _: lesson,
         options.name or network.name,
-        rivals=rivals,
+        fitting(build_with, task.network_options(data), network.build),
+        alone=not (lesson.rivals or lesson.phases),
     )
     if artifact is not None:
         tell(options, artifact, store)

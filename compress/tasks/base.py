@@ -5,42 +5,44 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import PIL.Image
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from compress.core.networks import Network
 from compress.core.types import ImageSpec
-from compress.kit.data import Dataset
-from compress.kit.metrics import Metric
+from compress.kit.data.batches import Augmentation
+from compress.kit.data.sets import Dataset
+from compress.kit.lesson import Batch, Lesson, Losses, Outputs
+from compress.kit.measure.metrics import Metric
 
-Batch = Mapping[str, torch.Tensor]  # "image": (N, C, H, W) after the input spec; "target": (N, C', H, W)
-Outputs = Sequence[torch.Tensor]  # raw outputs of a network, the one that ships first
-Losses = dict[str, torch.Tensor]  # scalars by name; "loss" is the one that is minimised
 Score = dict[str, float | NDArray[np.float64]]  # of one image: numbers, and curves that only many images sum up
-
-Judge = Callable[[torch.Tensor], Any]  # a rival's forward
+Guess = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # photo (H, W, 3) to a prediction (C', h, w)
 
 
 @dataclass(frozen=True)
-class Rival:
-    """A network that is trained against ours on the same batches, each of its steps after ours: half of a GAN.
+class Baseline:
+    """What a network must beat to have learned anything: a prediction that needs none.
 
-    Args:
-        build: Makes it, with weights from torch's global generator.
-        loss: What the rival minimises, given itself, our raw outputs without gradient and the batch.
-        pressure: What our loss gets on top, given the rival, our raw outputs and the batch; "loss" is added to ours.
-        settings: What it is, in plain JSON, for the stage's key and the manifest.
+    ``name`` is what a reader is told, such as "identity" or "majority class".
     """
 
-    build: Callable[[], nn.Module]
-    loss: Callable[[Judge, Outputs, Batch], Losses]
-    pressure: Callable[[Judge, Outputs, Batch], Losses]
-    settings: Mapping[str, Any]
+    name: str
+    guess: Guess
+
+
+class Extra(Protocol):
+    """A metric that is only computed where the user asks for it, over all images of a set together."""
+
+    metric: Metric
+
+    def add(self, prediction: NDArray[np.float32], target: NDArray[np.uint8]) -> None:
+        """Take one image: prediction (C', h, w) as shipped, target (H, W[, C])."""
+
+    def result(self) -> float:
+        """Return the metric over everything taken."""
 
 
 class Task(ABC):
@@ -52,6 +54,7 @@ class Task(ABC):
     output: ClassVar[ImageSpec]
     metrics: ClassVar[tuple[Metric, ...]]  # in the order tables show them
     nearest: ClassVar[bool] = False  # whether targets are class numbers, which must be picked and never mixed
+    augmentation: ClassVar[Augmentation] = Augmentation()  # what training pictures go through
 
     @abstractmethod
     def open(self, data: Sequence[str], split: str, *, seed: int = 0) -> Dataset:
@@ -69,8 +72,23 @@ class Task(ABC):
         """What a network built with these options gives; ``output`` in most tasks."""
         return self.output
 
-    def rivals(self, network: Network) -> Mapping[str, Rival]:  # noqa: ARG002
-        """Who trains against this network when it is trained on labels, by name; nobody in most tasks."""
+    def teach(self, data: Dataset) -> Lesson:  # noqa: ARG002
+        """How a network of this task learns from labels; a network of its own mind brings its own ``teach``.
+
+        A task may add keyword-only arguments with defaults: they are flags of ``compress train``.
+        """
+        return Lesson(self.loss)
+
+    def baseline(self, train: Dataset) -> Baseline | None:  # noqa: ARG002
+        """What needs no network, fitted to the training split where it has something to fit."""
+        return None
+
+    def extras(self) -> Sequence[Extra]:
+        """Further metrics of ``compress evaluate``; keyword-only arguments a task adds are its flags."""
+        return ()
+
+    def details(self, scores: Sequence[Score]) -> dict[str, Any]:  # noqa: ARG002
+        """What a summary in single numbers hides, as plain JSON (a confusion matrix); nothing in most tasks."""
         return {}
 
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,26 +11,24 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from compress.core.errors import UsageError
-from compress.core.networks import Network, kind_of
+from compress.core.errors import NoTruthError, UsageError
 from compress.core.registry import register
 from compress.core.types import ImageSpec
-from compress.kit import fidelity, losses, metrics
-from compress.kit.adversary import Kind, Scales, feature_matching, fooling, judging
-from compress.kit.blocks import resize_like
-from compress.kit.data import Concat, Dataset, open_pairs, open_photos
+from compress.kit.data.batches import Augmentation
+from compress.kit.data.sets import Concat, Dataset, open_pairs, open_photos
+from compress.kit.data.unpaired import is_unpaired, open_unpaired, require_pairs
 from compress.kit.images import read_rgb
-from compress.kit.metrics import Metric
-from compress.tasks.base import Batch, Judge, Losses, Outputs, Rival, Score, Task
+from compress.kit.lesson import Batch, Lesson, Losses, Outputs
+from compress.kit.measure import fidelity, losses, metrics
+from compress.kit.measure.metrics import Metric
+from compress.kit.nets.blocks import resize_like
+from compress.tasks.base import Baseline, Extra, Score, Task
 
 # Plain names, MIT-Adobe FiveK with its five experts, DPED (its folder of one phone)
 INPUTS = ("input", "inputs", "before", "low", "iphone", "blackberry", "sony")
 TARGETS = ("target", "targets", "after", "high", *(f"expert{letter}" for letter in "abcde"), "canon")
 # Distillation: our own choice, not tuned. L1 leads, as tables are about it; the labels weigh half, as in saliency.
 PICTURE, SSIM, FEATURES, HARD = 1.0, 0.1, 0.1, 0.5
-# Against a discriminator: 100 L1 + GAN (Isola et al. 2017, section 3.3) + 10 feature matching (Wang et al. 2018,
-# equation 5), all over 100, so that the loss stays an L1 with something on top; Adam does not mind
-ADVERSARIAL, MATCHING = 0.01, 10.0
 
 
 class Retouch(Task):
@@ -38,7 +36,8 @@ class Retouch(Task):
 
     name = "retouch"
     size = 256
-    input = ImageSpec(name="image", channels=3, color="rgb", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    # a photo keeps its own size, as what it is retouched for is its detail
+    input = ImageSpec(name="image", channels=3, color="rgb", fit="native", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     output = ImageSpec(name="picture", channels=3, color="rgb", low=0.0, high=1.0)
     metrics = (
         Metric("loss", "1", "lower", "mean absolute difference of the values 0..1 (L1)"),
@@ -48,21 +47,27 @@ class Retouch(Task):
         Metric("deltae", "1", "lower", "colour difference CIEDE2000, mean over pixels"),
         Metric("dead_masks", "count", "lower", "images that came out as one flat colour though the target is none"),
     )
+    # Crops at the photo's own scale down to the whole photo. Other light on the input alone would be a fault of ours to
+    # undo, beside those of the photo.
+    augmentation = Augmentation(keep=3.0, closest=0.0, relight=False)
 
     def open(self, data: Sequence[str], split: str, *, seed: int = 0) -> Dataset:
-        """Open folders ``input/`` + ``target/``, folders of good photos alone, and "builtin", as one data set.
+        """Open ``input/`` + ``target/``, ``A/`` + ``B/``, folders of good photos alone, and "builtin", as one data set.
 
-        Photos alone are the targets; each input is its photo spoilt by (seed, name), see ``kit.degrade``.
+        Photos alone are the targets; each input is its photo spoilt by (seed, name), see ``kit.data.degrade``. Photos
+        of ``A/`` and ``B/`` are no pairs and only there to train on (``kit.data.unpaired``): other splits have none.
 
         Raises:
             DataError: If a folder is absent or empty, an input has no target or the reverse, or nothing is left in
                 that split.
+            NoTruthError: If all there is are unpaired photos, and another split than "train" is asked.
         """
-        from compress.kit.degrade import Crops, Degraded
+        from compress.kit.data.degrade import Crops, Degraded
 
         folders = [entry for entry in data if entry != "builtin"]
         pairs = [folder for folder in folders if _has_pairs(Path(folder))]
-        photos = [folder for folder in folders if folder not in pairs]
+        heaps = [folder for folder in folders if folder not in pairs and is_unpaired(folder)]
+        photos = [folder for folder in folders if folder not in (*pairs, *heaps)]
         parts: list[Dataset] = []
         if pairs or not data:
             found = open_pairs(pairs, split, image_dirs=INPUTS, target_dirs=TARGETS, seed=seed, read_target=read_rgb)
@@ -71,11 +76,47 @@ class Retouch(Task):
             parts.append(Degraded(open_photos(photos, split, seed=seed), seed))
         if "builtin" in data:
             parts.append(Degraded(Crops(split, seed), seed))
+        for heap in heaps:
+            try:
+                parts.append(open_unpaired(heap, split, seed=seed))
+            except NoTruthError:
+                if not parts:
+                    raise
         return parts[0] if len(parts) == 1 else Concat(tuple(parts))
 
-    def rivals(self, network: Network) -> Mapping[str, Rival]:
-        """Three discriminators against a teacher; a student is better off with its teacher alone (OMGD, ICCV 2021)."""
-        return {"discriminator": discriminator()} if kind_of(network.name) == "teacher" else {}
+    def teach(self, data: Dataset) -> Lesson:
+        """L1 to the target.
+
+        Raises:
+            UsageError: If the photos are no pairs.
+        """
+        require_pairs(data)
+        return Lesson(self.loss)
+
+    def baseline(self, train: Dataset) -> Baseline:  # noqa: ARG002
+        """Take the photo as it is."""
+        return Baseline("identity", self.as_prediction)
+
+    def extras(
+        self, *, lpips: Path | None = None, lpips_backbone: Path | None = None, fid: Path | None = None
+    ) -> Sequence[Extra]:
+        """What networks say of how alike pictures are, where the user has their weights.
+
+        Args:
+            lpips: Weights of LPIPS v0.1 (lin0.model.1.weight, ...), its backbone beside them or in a file of its own.
+            lpips_backbone: VGG-16 or AlexNet by torchvision's key names.
+            fid: Feature network for the Frechet distance, .onnx or TorchScript .pt.
+
+        Raises:
+            ArtifactError: If a file holds something else.
+        """
+        from compress.kit.measure.fid import FidExtra
+        from compress.kit.measure.perceptual import LpipsExtra
+
+        if lpips_backbone and not lpips:
+            raise UsageError("--lpips-backbone without --lpips measures nothing", hint="give --lpips vgg.pth too")
+        found: list[Extra] = [_AtSize(LpipsExtra(lpips, lpips_backbone))] if lpips else []
+        return [*found, _AtSize(FidExtra(fid))] if fid else found
 
     def loss(self, outputs: Outputs, batch: Batch) -> Losses:
         """L1 of the picture, values 0..1: mean over N, C, H, W.
@@ -149,32 +190,17 @@ class Retouch(Task):
         return {"retouched": PIL.Image.fromarray(levels)}
 
 
-def discriminator(ndf: int = 64, kind: Kind = "lsgan") -> Rival:
-    """Make S2's discriminators at three scales, which see the photo and a picture of it.
+class _AtSize:
+    """An extra that gets every prediction at its target's size."""
 
-    ndf: channels of their first layer; kind: "lsgan" or "hinge".
-    """
+    def __init__(self, extra: Extra) -> None:
+        self.extra, self.metric = extra, extra.metric
 
-    def loss(judge: Judge, outputs: Outputs, batch: Batch) -> Losses:
-        real, fake = _verdicts(judge, outputs, batch)
-        return {"loss": judging(real, fake, kind)}
+    def add(self, prediction: NDArray[np.float32], target: NDArray[np.uint8]) -> None:
+        self.extra.add(np.moveaxis(_resized(prediction, target.shape[:2]), -1, 0), target)
 
-    def pressure(judge: Judge, outputs: Outputs, batch: Batch) -> Losses:
-        real, fake = _verdicts(judge, outputs, batch)
-        gan, matching = fooling(fake, kind), feature_matching(real, fake)
-        total = ADVERSARIAL * (gan + MATCHING * matching)
-        return {"loss": total, "gan": gan.detach(), "matching": matching.detach()}
-
-    settings = {"ndf": ndf, "scales": 3, "kind": kind, "adversarial": ADVERSARIAL, "matching": MATCHING}
-    return Rival(lambda: Scales(6, ndf), loss, pressure, settings)
-
-
-def _verdicts(judge: Judge, outputs: Outputs, batch: Batch) -> tuple[list[list[torch.Tensor]], ...]:
-    """What the judge says of the true pictures and of ours, from one pass, as several processes need."""
-    real, fake = batch["target"] * 2 - 1, torch.tanh(losses.full(outputs[0]))
-    both = judge(torch.cat([torch.cat((batch["image"], picture), 1) for picture in (real, fake)]))
-    halves = [[layer.chunk(2) for layer in verdict] for verdict in both]
-    return tuple([[layer[half] for layer in verdict] for verdict in halves] for half in (0, 1))
+    def result(self) -> float:
+        return self.extra.result()
 
 
 def _has_pairs(folder: Path) -> bool:

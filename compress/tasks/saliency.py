@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from compress.core.registry import register
 from compress.core.types import ImageSpec
-from compress.kit import losses, metrics
-from compress.kit.blocks import resize_like
-from compress.kit.data import Concat, Dataset, open_pairs
-from compress.kit.metrics import Metric
-from compress.tasks.base import Batch, Losses, Outputs, Score, Task
+from compress.kit.data.sets import Concat, Dataset, open_pairs
+from compress.kit.lesson import Batch, Losses, Outputs
+from compress.kit.measure import losses, metrics
+from compress.kit.measure.metrics import Metric
+from compress.kit.nets.blocks import resize_like
+from compress.tasks.base import Baseline, Score, Task
 
 # Hinton et al. 2015, section 2: the labels weigh less than the teacher; both label terms together equal it here
 KL, HARD, IOU = 1.0, 0.5, 0.5
@@ -46,10 +47,16 @@ class Saliency(Task):
         folders = [entry for entry in data if entry != "builtin"]
         parts: list[Dataset] = [open_pairs(folders, split, seed=seed)] if folders or not data else []
         if "builtin" in data:
-            from compress.kit.builtin import Builtin
+            from compress.kit.data.builtin import Builtin
 
             parts.append(Builtin(split, seed))
         return parts[0] if len(parts) == 1 else Concat(tuple(parts))
+
+    def baseline(self, train: Dataset) -> Baseline:
+        """The training masks' mean everywhere: of all constants the one with the least cross-entropy."""
+        means = [float(train.original(index)["target"].mean()) / 255 for index in range(len(train))]
+        everywhere = np.full((1, 1, 1), np.mean(means), np.float32)
+        return Baseline("constant mask", lambda photo: everywhere)  # noqa: ARG005
 
     def loss(self, outputs: Outputs, batch: Batch) -> Losses:
         """The thesis's (3.1): sum of the BCE of all outputs; "fused" is that of the first, for logs only.

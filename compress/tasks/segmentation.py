@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from compress.core.errors import DataError, UsageError
 from compress.core.registry import register
 from compress.core.types import ImageSpec
-from compress.kit import losses
-from compress.kit.blocks import resize_like
-from compress.kit.classes import (
+from compress.kit.data.classes import (
     VOID,
     Classed,
+    Counts,
     check_labels,
+    class_accuracy,
     class_dice,
     class_iou,
     confusion,
@@ -27,10 +27,15 @@ from compress.kit.classes import (
     palette,
     pixel_accuracy,
 )
-from compress.kit.data import Concat, Dataset
-from compress.kit.metrics import Metric
-from compress.tasks.base import Batch, Losses, Outputs, Score, Task
+from compress.kit.data.sets import Concat, Dataset
+from compress.kit.lesson import Batch, Lesson, Losses, Outputs
+from compress.kit.measure import losses
+from compress.kit.measure.classlosses import LossName, Weighting, class_loss, class_weights
+from compress.kit.measure.metrics import Metric
+from compress.kit.nets.blocks import resize_like
+from compress.tasks.base import Baseline, Score, Task
 
+CROSS_ENTROPY = class_loss(("ce",))
 SURE = 1e-7  # least probability a loss is taken of: a pixel costs at most -ln(1e-7) = 16.1
 
 
@@ -87,7 +92,34 @@ class Segmentation(Task):
 
         outputs: logits, each (N, C, h, w); batch["target"]: class numbers (N, 1, H, W), int64.
         """
-        return {"loss": _cross_entropy(outputs, batch["target"])}
+        return CROSS_ENTROPY(outputs, batch)
+
+    def teach(
+        self,
+        data: Dataset,
+        *,
+        losses: tuple[LossName, ...] = ("ce",),
+        class_weights: Weighting = "none",
+    ) -> Lesson:
+        """Teach with a sum of losses. What evaluation calls the loss stays the cross-entropy.
+
+        Args:
+            data: The training split.
+            losses: What is summed: cross-entropy, Dice, focal loss, binary cross-entropy of each class; repeatable.
+            class_weights: median: pixels of rare classes count for more in ce and focal, by the training split.
+
+        Raises:
+            UsageError: If no loss is named, or an unknown one.
+        """
+        return _lesson(data, losses, class_weights)
+
+    def baseline(self, train: Dataset) -> Baseline:
+        """Give every pixel the training split's class frequencies: the constant of least cross-entropy there."""
+        assert isinstance(train, Classed), type(train).__name__
+        shares = [pixels / pixels.sum() for pixels in train.class_pixels() if pixels.any()]
+        constant = np.mean(shares, axis=0, dtype=np.float64) if shares else np.full(len(train.labels), 1.0)
+        maps = (constant / constant.sum()).astype(np.float32)[:, None, None]
+        return Baseline("class frequencies (majority class)", lambda _: maps)
 
     def distill_loss(self, student: Outputs, teacher: Outputs, batch: Batch, temperature: float) -> Losses:
         """Hinton et al. 2015, section 2, at every pixel: kl + hard.
@@ -110,7 +142,7 @@ class Segmentation(Task):
         ).mean()
         if "target" not in batch:
             return {"loss": kl, "kl": kl.detach()}
-        hard = _cross_entropy(student, batch["target"])
+        hard = CROSS_ENTROPY(student, batch)["loss"]
         return {"loss": kl + hard, "kl": kl.detach(), "hard": hard.detach()}
 
     def activate(self, output: torch.Tensor) -> torch.Tensor:
@@ -144,9 +176,7 @@ class Segmentation(Task):
     def summarize(self, scores: Sequence[Score]) -> dict[str, float]:
         """Mean over images of the loss; the rest from pixels of all images together; dead images counted."""
         assert scores, "no scores to sum up"
-        counts = np.sum([np.asarray(score["confusion"]) for score in scores], axis=0)
-        side = round(counts.size**0.5)
-        counts = counts.reshape(side, side)
+        counts = _sum_of(scores)
         return {
             "loss": sum(float(score["loss"]) for score in scores) / len(scores),
             "mae": sum(float(score["wrong"]) for score in scores) / max(float(counts.sum()), 1.0),
@@ -155,6 +185,21 @@ class Segmentation(Task):
             "dice": mean_of_known(class_dice(counts)),
             "dead_masks": sum(float(score["dead"]) for score in scores),
             "images": float(len(scores)),
+        }
+
+    def details(self, scores: Sequence[Score]) -> dict[str, Any]:
+        """Tell the classes apart: over the pixels of all images, by class number, None where nothing says it.
+
+        "confusion": pixels by true (row) and predicted (column) class; "iou", "dice"; "accuracy": share of the pixels
+        of a class that were given to it.
+        """
+        counts = _sum_of(scores)
+        return {
+            "classes": list(range(len(counts))),
+            "iou": _plain(class_iou(counts)),
+            "dice": _plain(class_dice(counts)),
+            "accuracy": _plain(class_accuracy(counts)),
+            "confusion": counts.astype(np.int64).tolist(),
         }
 
     def as_prediction(self, target: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -181,18 +226,31 @@ class Segmentation(Task):
 
 def _open(entry: str, split: str, seed: int) -> Classed:
     if entry == "builtin":
-        from compress.kit.classscenes import LABELS, ClassScenes
+        from compress.kit.data.classscenes import LABELS, ClassScenes
 
         return Classed(ClassScenes(split, seed), LABELS)
-    from compress.kit.segfolders import open_classes
+    from compress.kit.data.segfolders import open_classes
 
     return open_classes(entry, split, seed=seed)
 
 
-def _cross_entropy(outputs: Outputs, target: torch.Tensor) -> torch.Tensor:
-    """Mean over outputs, (N, C, h, w) each, of the cross-entropy with class numbers (N, 1, H, W)."""
-    terms = [losses.class_cross_entropy(resize_like(losses.full(output), target), target[:, 0]) for output in outputs]
-    return torch.stack(terms).mean()
+def _lesson(data: Dataset, names: tuple[LossName, ...], weighting: Weighting) -> Lesson:
+    assert isinstance(data, Classed), type(data).__name__
+    loss = class_loss(names)  # a wrong name shows before every class map is read
+    weights = class_weights(data, weighting)
+    settings = {"losses": list(dict.fromkeys(names)), "class_weights": list(weights or ())}
+    return Lesson(loss if weights is None else class_loss(names, weights), settings=settings)
+
+
+def _sum_of(scores: Sequence[Score]) -> Counts:
+    """Pixels of all images by true (row) and predicted (column) class, (C, C)."""
+    counts = np.sum([np.asarray(score["confusion"]) for score in scores], axis=0)
+    side = round(counts.size**0.5)
+    return np.asarray(counts.reshape(side, side), np.float64)
+
+
+def _plain(values: NDArray[np.float64]) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]
 
 
 def _shares(prediction: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:

@@ -1,0 +1,1 @@
+"""Pictures by index: folders and files as published, made-up sets, batches for training."""

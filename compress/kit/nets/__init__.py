@@ -1,0 +1,1 @@
+"""Networks and the blocks they are built of."""

@@ -1,0 +1,1 @@
+"""What a file that ships needs: graphs, their calibration, quantization and proof."""
