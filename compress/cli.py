@@ -120,4 +120,4 @@ def _own_flags(arguments: Sequence[str]) -> None:
 
 def main() -> NoReturn:
     """Run the command line."""
-    launch(app, more_help=_own_flags, lenient=("train", "evaluate", "import"))
+    launch(app, more_help=_own_flags, lenient=("train", "distill", "evaluate", "import"))

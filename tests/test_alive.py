@@ -14,9 +14,9 @@ from compress.core.launch import launch
 from compress.core.machine import this_machine
 from compress.core.networks import find_network
 from compress.core.store import Store
-from compress.core.types import Artifact
+from compress.core.types import Artifact, ImageSpec
 from compress.formats.safetensors import Safetensors
-from compress.jobs.alive import Branch, ablate, drawn
+from compress.jobs.alive import Branch, ablate, drawn, framed
 from compress.kit.alive import CONSTANT, Shuffled
 from compress.kit.data.sets import Dataset
 from compress.kit.images import prepare
@@ -263,3 +263,22 @@ def test_the_table_ends_with_the_id(store, capsys):
     assert out[0].startswith("loss ")
     assert "too few images" in out[1]
     assert out[-1] == store.artifacts()[-1].id
+
+
+@pytest.mark.parametrize(
+    ("fit", "size"), [("native", (40, 50)), ("native", (20, 50)), ("stretch", (40, 50)), ("pad", (20, 50))]
+)
+def test_pictures_are_framed_as_the_network_sees_them(fit, size):
+    target = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+    sample = {"image": np.repeat(target[..., None], 3, axis=2), "target": target}
+    found = framed(sample, ImageSpec(height=32, width=32, fit=fit))
+    assert found["image"].shape == (32, 32, 3)
+    alike = found["target"].shape == (32, 32) and np.array_equal(found["image"][..., 0], found["target"])
+    if fit == "native" and min(size) >= 32:
+        assert np.array_equal(found["target"], target[4:36, 9:41])
+        assert alike
+    elif fit == "pad":
+        assert alike
+        assert (found["target"][:9] == 255).all()
+    else:
+        assert np.array_equal(found["target"], target)

@@ -244,3 +244,22 @@ def test_apply_keeps_photos_of_one_stem_apart(store, folder, tmp_path):
     photos = [tmp_path / name for name in ("a/x.png", "b/x.png", "b/x.jpg")]
     assert run("apply", "--model", "u2netp", *photos, "--out", tmp_path / "o", "--store", store, "--json") == 0
     assert len(list((tmp_path / "o").iterdir())) == 6
+
+
+def test_every_page_of_a_stack_is_applied(store, tmp_path):
+    pages = [Image.new("L", (40, 30), shade) for shade in (10, 200, 90)]
+    pages[0].save(tmp_path / "volume.tif", save_all=True, append_images=pages[1:])
+    assert run("apply", "--model", "u2netp", tmp_path / "volume.tif", "--out", tmp_path / "o", "--store", store) == 0
+    assert sorted(path.name for path in (tmp_path / "o").glob("*.mask.png")) == [
+        f"volume-{page:02d}.mask.png" for page in range(3)
+    ]
+
+
+def test_flags_of_the_student_s_own_reach_its_builder(folder, tmp_path, capsys):
+    line = ["--steps", 1, *TINY, "--data", folder, "--store", tmp_path]
+    assert run("train", "--teacher", "u2netp", *line, "--width", 4) == 0
+    assert run("distill", "--teacher", "u2netp", "--student", "u2net_small", *line, "--width", 8) == 0
+    teacher, student = Store(tmp_path).artifacts()
+    assert (teacher.network_options, student.network_options) == ({"width": 4}, {"width": 8})
+    assert run("distill", "--teacher", "u2netp", "--student", "u2net_small", *line, "--blocks", "rsu") == 2
+    assert "--width" in capsys.readouterr().err

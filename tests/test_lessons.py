@@ -169,6 +169,23 @@ def test_whoever_does_not_move_gets_no_gradient_and_keeps_what_its_phase_froze(t
     assert [entry["step"] for entry in history["steps"]] == list(range(1, STEPS + 1))
 
 
+def test_a_rival_may_take_a_gradient_inside_its_loss_in_half_precision_too(tmp_path):
+    """As gradient penalties do (Mescheder et al. 2018)."""
+
+    def loss(cast, outputs, batch):
+        picture = outputs[0].float().requires_grad_()
+        (slope,) = torch.autograd.grad(cast["judge"](picture).float().sum(), picture, create_graph=True)
+        return {"loss": slope.square().sum()}
+
+    rival = Rival(
+        lambda: nn.Conv2d(1, 1, 3), loss, lambda cast, outputs, batch: {"loss": outputs[0].float().mean() * 0}, {}
+    )
+    given = Fitting(store=tmp_path, data=("builtin",), size=32, steps=2, batch=2, precision="bf16", workers=0)
+    store, artifact = train(tmp_path, Lesson(TASK.loss, {"judge": rival}), options=given)
+    history = json.loads((store.folder(artifact) / HISTORY).read_text())["steps"]
+    assert 0 < history[1]["judge/loss"] < history[0]["judge/loss"]
+
+
 def test_the_network_is_prepared_once_and_fed_what_the_lesson_says(tmp_path):
     prepared = []
 

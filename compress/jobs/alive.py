@@ -18,8 +18,8 @@ from compress.core.types import Artifact, ImageSpec, Row
 from compress.jobs.desk import now
 from compress.jobs.evaluate import Source
 from compress.kit.alive import CONSTANT, Shuffled, forward
-from compress.kit.data.sets import Dataset, Subset
-from compress.kit.images import prepare
+from compress.kit.data.sets import Dataset, Sample, Subset
+from compress.kit.images import letterbox, normalized, resize
 from compress.kit.intervals import Interval, paired_difference
 from compress.tasks.base import Task
 
@@ -80,7 +80,7 @@ def ablate(
     Args:
         module: The network, in eval mode.
         branches: What to shuffle, see ``kit.alive.Shuffled``.
-        spec: Its input; photos are stretched to the spec's height and width.
+        spec: Its input; photos are brought to the spec's height and width as its fit says, those at their own size cut.
         task: Scores the output that ships, after its activation.
         data: Two pictures or more.
         batch: Pictures at a time, 2 or more; less than twice as many where the last ones would be alone.
@@ -96,8 +96,8 @@ def ablate(
     plain: list[float] = []
     shuffled: dict[str, list[float]] = {name: [] for name in branches}
     for indices in np.array_split(np.arange(len(data)), max(1, len(data) // batch)):
-        samples = [data.original(int(index)) for index in indices]
-        image = torch.from_numpy(np.stack([prepare(sample["image"], spec) for sample in samples])).to(device)
+        samples = [framed(data.original(int(index)), spec) for index in indices]
+        image = torch.from_numpy(np.stack([normalized(sample["image"], spec) for sample in samples])).to(device)
         targets = [sample["target"] for sample in samples]
         losses = _losses(net, image, targets, task)
         plain += losses
@@ -107,6 +107,21 @@ def ablate(
         for _ in samples:
             advance()
     return plain, [_branch(name, plain, shuffled[name], shuffles[name].spread) for name in branches]
+
+
+def framed(sample: Sample, spec: ImageSpec) -> Sample:
+    """Bring a sample to the spec's height and width, so that several make a batch.
+
+    Of a photo at its own size the middle is taken, of its target too; letterboxed, both have white around them. What
+    is stretched, or smaller than the spec, keeps its target: a score brings the prediction to that size.
+    """
+    image, sides = sample["image"], (spec.height, spec.width)
+    if spec.fit == "pad":
+        return {key: letterbox(picture, sides)[0] for key, picture in sample.items()}
+    if spec.fit == "native" and all(have >= side for have, side in zip(image.shape[:2], sides, strict=True)):
+        top, left = ((have - side) // 2 for have, side in zip(image.shape[:2], sides, strict=True))
+        return {key: picture[top : top + sides[0], left : left + sides[1]] for key, picture in sample.items()}
+    return {**sample, "image": resize(image, sides)}
 
 
 def _branch(name: str, plain: Sequence[float], shuffled: Sequence[float], spread: float) -> Branch:

@@ -82,11 +82,11 @@ def resize(array: Array, size: int | tuple[int, int], *, nearest: bool = False) 
 
 
 def letterbox(photo: Array, sides: tuple[int, int]) -> tuple[Array, tuple[slice, slice]]:
-    """Fit a photo (H, W, C) into ``sides`` (height, width), its aspect kept, white around; and tell where it lies."""
+    """Fit a photo (H, W[, C]) into ``sides`` (height, width), its aspect kept, white around; and tell where it lies."""
     scale = min(side / have for side, have in zip(sides, photo.shape[:2], strict=True))
     inner = tuple(max(round(have * scale), 1) for have in photo.shape[:2])
     top, left = ((side - have) // 2 for side, have in zip(sides, inner, strict=True))
-    box = np.full((*sides, photo.shape[2]), 255, np.uint8)
+    box = np.full((*sides, *photo.shape[2:]), 255, np.uint8)
     where = slice(top, top + inner[0]), slice(left, left + inner[1])
     box[where] = resize(photo, (inner[0], inner[1]))
     return box, where

@@ -159,8 +159,12 @@ class Loop:
             self._wrapped[name] = (module, optimizer)
 
     def forward(self, name: str, *inputs: torch.Tensor) -> Any:
-        """Run a player's module as set up (autocast, DDP)."""
-        return self._wrapped[name][0](*inputs)
+        """Run a player's module as set up (autocast, DDP).
+
+        Not through Fabric's own wrapper: that forbids a gradient inside a loss, which gradient penalties take.
+        """
+        with self.fabric.autocast():
+            return self._wrapped[name][0]._forward_module(*inputs)
 
     def _move(self, batch: Batch) -> dict[str, float]:
         told: dict[str, float] = {}

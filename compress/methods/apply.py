@@ -2,9 +2,10 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -35,7 +36,6 @@ def run(
     """Run an artifact on photos and write what a user wants to see: mask and cut-out, retouched, classes, colour."""
     from compress.jobs.evaluate import input_at
     from compress.jobs.models import open_runner, pick
-    from compress.kit.images import read_rgb
     from compress.kit.infer import predict
     from compress.tasks import TASKS
 
@@ -50,12 +50,12 @@ def run(
     names, written = _names(files), []
     with progress(f"apply {artifact.name}", len(files)) as advance:
         for file in files:
-            photo = read_rgb(file)
-            for kind, picture in task.pictures(photo, predict(runner, spec, photo, options.tile)).items():
-                path = options.out / f"{names[file]}.{kind}.png"
-                with written_whole(path) as temporary:
-                    picture.save(temporary, format="PNG")
-                written.append(path)
+            for page, photo in _pages(file):
+                for kind, picture in task.pictures(photo, predict(runner, spec, photo, options.tile)).items():
+                    path = options.out / f"{names[file]}{page}.{kind}.png"
+                    with written_whole(path) as temporary:
+                        picture.save(temporary, format="PNG")
+                    written.append(path)
             advance()
     if options.json:
         print(json.dumps({"model": artifact.id, "files": [str(path) for path in written]}))
@@ -64,6 +64,19 @@ def run(
             log.info("wrote %s", path)
         print(artifact.id)
     return written
+
+
+def _pages(file: Path) -> Iterator[tuple[str, Any]]:
+    """The photo in a file, or every page of a TIFF stack, "-00" and so on after its name."""
+    from compress.kit.data.stacks import Stack, page_count
+    from compress.kit.images import read_rgb
+
+    if file.suffix.lower() not in (".tif", ".tiff") or page_count(file) == 1:
+        yield "", read_rgb(file)
+        return
+    stack = Stack(file)
+    for index in range(len(stack)):
+        yield f"-{index:02d}", stack.original(index)["image"]
 
 
 def _names(files: list[Path]) -> dict[Path, str]:

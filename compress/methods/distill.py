@@ -24,7 +24,7 @@ class Options(Fitting):
     """Temperature: both outputs are softened by it before they are compared."""
 
 
-def run(options: Options) -> Artifact | None:
+def run(*own: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], options: Options) -> Artifact | None:
     """Train a student that learns from a trained teacher at temperature T, level by level."""
     from compress.core.options import positive
 
@@ -32,6 +32,7 @@ def run(options: Options) -> Artifact | None:
     store = Store(options.store)
     from compress.jobs.desk import found, planned_only, stage, tell, with_data
     from compress.jobs.fit import fit
+    from compress.jobs.flags import fitting, take
     from compress.jobs.learn import learn_from, pick_student, pick_teacher
     from compress.jobs.plan import settle
     from compress.tasks import TASKS
@@ -39,6 +40,7 @@ def run(options: Options) -> Artifact | None:
     teacher = pick_teacher(store, options.teacher, options.data)
     options = with_data(options, teacher)
     network = find_network(pick_student(teacher, options.student))
+    flags = take((network.build,), own, network.name, options)
     task = TASKS.get(network.task)
     data = task.open(options.data, "train", seed=options.seed)
     plan = settle(options, network, len(data))
@@ -47,7 +49,7 @@ def run(options: Options) -> Artifact | None:
         options,
         data=data.fingerprint,
         teacher=teacher,
-        resolved={**asdict(plan), "student": network.name, "teacher": teacher.network},
+        resolved={**asdict(plan), **flags.settings, "student": network.name, "teacher": teacher.network},
     )
     name = options.name or f"{network.name}-T{options.temperature:g}"
     if planned_only(options, planned, f"distill {teacher.id} into {network.name} on {len(data)} pictures"):
@@ -62,6 +64,7 @@ def run(options: Options) -> Artifact | None:
         data,
         learn_from(store, teacher, task, options.temperature, data),
         name,
+        fitting(flags.values[0], task.network_options(data), network.build),
     )
     if artifact is not None:
         tell(options, artifact, store)

@@ -112,13 +112,18 @@ def _print(metrics: Mapping[str, float], more: Mapping[str, Any]) -> None:
 
 
 def _table(name: str, table: Any) -> None:
-    """Print a detail: numbers by key a line each, a matrix row by row."""
-    print(f"{name}:")
+    """Print a detail: numbers by key a line each, a matrix row by row, anything else on one line."""
     if isinstance(table, Mapping):
+        print(f"{name}:")
         for key, value in table.items():
-            print(f"  {key:<24} {value if not isinstance(value, float) else f'{value:.4g}'}")
-    elif table and isinstance(table[0], list):
+            print(f"  {key:<24} {_short(value)}")
+    elif isinstance(table, list) and table and isinstance(table[0], list):
+        print(f"{name}:")
         for row in table:
-            print("  " + " ".join(f"{value:>9}" for value in row))
+            print("  " + " ".join(f"{_short(value):>9}" for value in row))
     else:
-        print("  " + " ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in table))
+        print(f"{name}: {' '.join(map(_short, table if isinstance(table, list) else [table]))}")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
