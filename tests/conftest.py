@@ -1,10 +1,15 @@
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 # as the command lines do: see compress/core/launch.py
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# a shell starts background jobs with Ctrl-C ignored, which the commands that are tested would inherit
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 
