@@ -9,6 +9,7 @@ from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from compress.core.networks import STUDENTS, TEACHERS, find_network
+from compress.kit.alive import Shuffled
 from compress.kit.graph import Taps, count_parameters, fold_batch_norm, load_state
 from compress.tasks import TASKS
 
@@ -58,6 +59,27 @@ def test_outputs_are_a_tuple_and_the_first_has_the_size_of_the_image(name, size)
     assert isinstance(outputs, tuple)
     assert all(output.ndim == 4 and len(output) == len(image) for output in outputs)
     assert outputs[0].shape[2:] == image.shape[2:]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (1023, 767)], ids=str)
+def test_any_size_passes(name, size):
+    torch.manual_seed(0)
+    net = find_network(name).build(width=4).eval()
+    image = torch.randn(1, TASKS.get(find_network(name).task).input.channels, *size)
+    first = run(net, image)[0]
+    assert first.shape[2:] == size
+    assert torch.isfinite(first).all()
+
+
+def test_declared_branches_lead_to_what_ships(name):
+    image, network = images(name), find_network(name)
+    plain = run(sample(name), image)[0]
+    for branch in network.branches:
+        with Shuffled(sample(name), branch) as shuffled:
+            changed = run(sample(name), image)[0]
+        assert shuffled.spread > 0, branch
+        assert not torch.equal(changed, plain), branch
+    assert torch.equal(run(sample(name), image)[0], plain)
 
 
 def test_outputs_are_finite_and_follow_the_image(name):
