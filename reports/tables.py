@@ -103,15 +103,17 @@ def comparison(
     if not baseline:
         return table
     quantities = sorted((quantity for quantity, _, _ in metrics), key=lambda quantity: quantity != "loss")
-    known = [_trivial(baseline["metrics"].get(quantity)) for quantity in quantities]
+    known = [_trivial(quantity, baseline["metrics"].get(quantity)) for quantity in quantities]
     none = Cell("–")
     cells = (none, *known[:1], *(none for _ in foreign), *known[1:], *(none for _ in latencies))
     last = Entry(str(baseline["name"]), "", "other", ("needs no network",), "", cells)
     return replace(table, entries=(*table.entries, last))
 
 
-def _trivial(value: float | None) -> Cell:
-    return Cell("–") if value is None else Cell(words.number(value))
+def _trivial(quantity: str, value: float | None) -> Cell:
+    if value is None:
+        return Cell("–")
+    return Cell(f"{value:.0f}" if quantity == "dead_masks" else words.number(value))
 
 
 def _of_thesis(lines: Sequence[Line]) -> list[tuple[Column, Make]]:

@@ -338,7 +338,7 @@ def test_help_imports_nothing_heavy_and_no_framework_ever_loads(tmp_path) -> Non
 def test_what_needs_no_network_is_the_last_line_of_its_data(tmp_path) -> None:
     store = Store(tmp_path)
     teacher, model = two(store)
-    beside = {"name": "constant mask", "metrics": {"loss": 0.567891, "mae": 0.3}}
+    beside = {"name": "constant mask", "metrics": {"loss": 0.567891, "mae": 0.3, "dead_masks": 24.0}}
     rows = [r for m in (teacher, model) for r in score_rows(m, 0.3, 1)]
     told = [replace(r, details={**r.details, "baseline": beside}) if r.quantity == "loss" else r for r in rows]
     store.add_rows([*speed_rows(teacher, 0.2, 1), *speed_rows(model, 0.1, 2), *told])
@@ -347,6 +347,7 @@ def test_what_needs_no_network_is_the_last_line_of_its_data(tmp_path) -> None:
     assert "needs no network" in text
     assert "0.5679" in text
     assert text.index("0.5679") > text.index("small")
+    assert "24.0" not in text
     assert "constant mask" in written.markdown.read_text(encoding="utf-8")
     plain = Store(tmp_path / "plain")
     teacher, model = two(plain)
