@@ -140,5 +140,6 @@ def _eye(options: Options) -> tuple["GreyEye", str, int]:
             f"{artifact.name} has no frozen Inception-ResNet-v2: what it sees in a photo changes while it is trained",
             hint="name a colorizer of --features inception, or leave --embeddings out",
         )
-    weights = next(file.sha256 for file in artifact.files if file.path.endswith(".safetensors"))
+    # the file those weights came from, so that both ways to name them mark the shards alike
+    weights = artifact.options.get("lesson", {}).get("inception") or artifact.sha256
     return eye, weights, options.training_size or artifact.input.height
