@@ -60,11 +60,13 @@ def list_(what: What = "artifacts", *, options: Listing = Listing()) -> None:
         _list_artifacts(Store(options.store), options)
         return
     room = ROOMS[what]
-    members = [{"name": name, "help": room.help(name)} for name in room.names()]
+    typed = {name: name.replace("_", "-") if what == "methods" else name for name in room.names()}
+    members = [{"name": typed[name], "help": room.help(name)} for name in typed]
+    width = max(map(len, typed.values()))
     if options.json:
         print(json.dumps(members))
     for entry in () if options.json else members:
-        print(f"{entry['name']:<16} {entry['help']}")
+        print(f"{entry['name']:<{width}}  {entry['help']}")
 
 
 def _list_artifacts(store: Store, options: Listing) -> None:
