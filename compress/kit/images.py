@@ -81,6 +81,19 @@ def resize(array: Array, size: int | tuple[int, int], *, nearest: bool = False) 
     return np.asarray(PIL.Image.fromarray(array).resize((width, height), how))
 
 
+def resize_plane(
+    plane: NDArray[np.float32], size: tuple[int, ...], low: float = 0.0, high: float = 1.0
+) -> NDArray[np.float32]:
+    """Resize one predicted map (h, w) to (height, width), the first two of ``size``; antialiased where it shrinks.
+
+    Bilinear. What is not a number becomes 0, and the rest is cut to low..high: a dequantized activation may leave its
+    range by a rounding step.
+    """
+    values = np.clip(np.nan_to_num(plane, nan=0.0), low, high).astype(np.float32)
+    how = PIL.Image.Resampling.BILINEAR
+    return np.asarray(PIL.Image.fromarray(values).resize((size[1], size[0]), how))
+
+
 def letterbox(photo: Array, sides: tuple[int, int]) -> tuple[Array, tuple[slice, slice]]:
     """Fit a photo (H, W[, C]) into ``sides`` (height, width), its aspect kept, white around; and tell where it lies."""
     scale = min(side / have for side, have in zip(sides, photo.shape[:2], strict=True))

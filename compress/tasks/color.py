@@ -20,6 +20,7 @@ from compress.kit import lab
 from compress.kit.data.batches import Augmentation
 from compress.kit.data.sets import ALL, Concat, Dataset, Sample, digest, open_photos
 from compress.kit.data.shards import is_packed, open_shards
+from compress.kit.images import resize_plane
 from compress.kit.lesson import Batch, Losses, Outputs
 from compress.kit.measure import fidelity, losses, metrics
 from compress.kit.measure.metrics import Metric
@@ -104,7 +105,7 @@ class Color(Task):
         told = {"ab": F.mse_loss(colours, resize_like(taught, colours))}
         total = PICTURE * told["ab"]
         if levels:
-            told["features"] = torch.stack([_where_it_looks(s, t, temperature) for s, t in levels]).mean()
+            told["features"] = torch.stack([losses.attention_distillation(s, t, temperature) for s, t in levels]).mean()
             total = total + FEATURES * told["features"]
         if "target" in batch:
             told["hard"] = _squared_error(colours, batch)
@@ -241,17 +242,6 @@ def _squared_error(colours: torch.Tensor, batch: Batch) -> torch.Tensor:
     return F.mse_loss(colours if colours.shape == right.shape else resize_like(colours, right), right)
 
 
-def _where_it_looks(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    mine = _attention(student)
-    return losses.channel_wise_distillation(mine, resize_like(_attention(teacher).detach(), mine), temperature)
-
-
-def _attention(features: torch.Tensor) -> torch.Tensor:
-    """Map features (N, C, H, W) to (N, 1, H, W) of mean 1, or to zeros where they are zero."""
-    energy = losses.full(features).square().mean(1, keepdim=True)
-    return energy / energy.mean((2, 3), keepdim=True).clamp(min=1e-12)
-
-
 def _is_flat(ab: NDArray[np.float32]) -> bool:
     """Whether ab (2, H, W) over 128 is one tint: both planes vary by less than 2.6 of CIE's units."""
     return all(metrics.is_flat(plane) for plane in ab)
@@ -265,11 +255,7 @@ def _painted(lightness: NDArray[np.float32], ab: NDArray[np.float32]) -> NDArray
 def _resized(prediction: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
     """Resize ab (2, h, w) to (height, width, 2), bilinear, antialiased where it shrinks; NaN becomes 0."""
     assert prediction.ndim == 3 and prediction.shape[0] == 2, f"ab {prediction.shape}, wanted (2, h, w)"
-    height, width = size
-    values = np.clip(np.nan_to_num(prediction, nan=0.0), -1.0, 1.0).astype(np.float32)
-    how = PIL.Image.Resampling.BILINEAR
-    planes = [np.asarray(PIL.Image.fromarray(plane).resize((width, height), how)) for plane in values]
-    return np.stack(planes, axis=-1)
+    return np.stack([resize_plane(plane, size, -1.0, 1.0) for plane in prediction], axis=-1)
 
 
 register(__name__, Color())

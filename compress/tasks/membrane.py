@@ -15,6 +15,7 @@ from compress.core.registry import register
 from compress.core.types import ImageSpec
 from compress.kit.data.batches import Augmentation
 from compress.kit.data.sets import Concat, Dataset
+from compress.kit.images import resize_plane
 from compress.kit.lesson import Batch, Losses, Outputs
 from compress.kit.measure import losses, metrics
 from compress.kit.measure.metrics import Metric
@@ -161,10 +162,7 @@ def _kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> tor
 def _resized(prediction: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
     """Resize a mask (1, h, w) to (height, width), bilinear, antialiased where it shrinks; NaN becomes 0."""
     assert prediction.ndim == 3 and prediction.shape[0] == 1, f"mask {prediction.shape}, wanted (1, h, w)"
-    height, width = size
-    # a dequantized tanh may leave 0..1 by a rounding step
-    mask = np.clip(np.nan_to_num(prediction[0], nan=0.0), 0.0, 1.0).astype(np.float32)
-    return np.asarray(PIL.Image.fromarray(mask).resize((width, height), PIL.Image.Resampling.BILINEAR))
+    return resize_plane(prediction[0], size)
 
 
 register(__name__, Membrane())

@@ -17,7 +17,7 @@ from compress.core.types import ImageSpec
 from compress.kit.data.batches import Augmentation
 from compress.kit.data.sets import Concat, Dataset, open_pairs, open_photos
 from compress.kit.data.unpaired import is_unpaired, open_unpaired, require_pairs
-from compress.kit.images import read_rgb
+from compress.kit.images import read_rgb, resize_plane
 from compress.kit.lesson import Batch, Lesson, Losses, Outputs
 from compress.kit.measure import fidelity, losses, metrics
 from compress.kit.measure.metrics import Metric
@@ -148,7 +148,7 @@ class Retouch(Task):
         told = {"l1": F.l1_loss(picture, taught), "ssim": losses.ssim_loss(picture, taught)}
         total = PICTURE * told["l1"] + SSIM * told["ssim"]
         if levels:
-            told["features"] = torch.stack([_where_it_looks(s, t, temperature) for s, t in levels]).mean()
+            told["features"] = torch.stack([losses.attention_distillation(s, t, temperature) for s, t in levels]).mean()
             total = total + FEATURES * told["features"]
         if "target" in batch:
             told["hard"] = F.l1_loss(picture, batch["target"])
@@ -212,17 +212,6 @@ def _has_pairs(folder: Path) -> bool:
     return any(part.name.lower() in (*INPUTS, *TARGETS) for part in (*inside, *below))
 
 
-def _where_it_looks(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    mine = _attention(student)
-    return losses.channel_wise_distillation(mine, resize_like(_attention(teacher).detach(), mine), temperature)
-
-
-def _attention(features: torch.Tensor) -> torch.Tensor:
-    """Map features (N, C, H, W) to (N, 1, H, W) of mean 1, or to zeros where they are zero."""
-    energy = losses.full(features).square().mean(1, keepdim=True)
-    return energy / energy.mean((2, 3), keepdim=True).clamp(min=1e-12)
-
-
 def _is_flat(picture: NDArray[np.float32] | NDArray[np.float64]) -> bool:
     """Whether a picture (3, H, W) is one colour: every plane of it is flat."""
     return all(metrics.is_flat(plane) for plane in picture)
@@ -231,11 +220,7 @@ def _is_flat(picture: NDArray[np.float32] | NDArray[np.float64]) -> bool:
 def _resized(prediction: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
     """Resize a picture (3, h, w) to (height, width, 3), bilinear, antialiased where it shrinks; NaN becomes 0."""
     assert prediction.ndim == 3 and prediction.shape[0] == 3, f"picture {prediction.shape}, wanted (3, h, w)"
-    height, width = size
-    values = np.clip(np.nan_to_num(prediction, nan=0.0), 0.0, 1.0).astype(np.float32)
-    how = PIL.Image.Resampling.BILINEAR
-    planes = [np.asarray(PIL.Image.fromarray(plane).resize((width, height), how)) for plane in values]
-    return np.stack(planes, axis=-1)
+    return np.stack([resize_plane(plane, size) for plane in prediction], axis=-1)
 
 
 register(__name__, Retouch())

@@ -28,6 +28,7 @@ from compress.kit.data.classes import (
     pixel_accuracy,
 )
 from compress.kit.data.sets import Concat, Dataset
+from compress.kit.images import resize_plane
 from compress.kit.lesson import Batch, Lesson, Losses, Outputs
 from compress.kit.measure import losses
 from compress.kit.measure.classlosses import LossName, Weighting, class_loss, class_weights
@@ -266,11 +267,7 @@ def _planes(prediction: NDArray[np.float32], size: tuple[int, ...]) -> Iterator[
     Bilinear, antialiased where they shrink; NaN becomes 0.
     """
     assert prediction.ndim == 3, f"class maps {prediction.shape}, wanted (C, h, w)"
-    height, width = size[:2]
-    for plane in prediction:
-        # a dequantized softmax may leave 0..1 by a rounding step
-        image = PIL.Image.fromarray(np.clip(np.nan_to_num(plane, nan=0.0), 0.0, 1.0).astype(np.float32))
-        yield np.asarray(image.resize((width, height), PIL.Image.Resampling.BILINEAR))
+    yield from (resize_plane(plane, size) for plane in prediction)
 
 
 register(__name__, Segmentation())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import PIL.Image
@@ -13,9 +15,9 @@ import PIL.ImageFilter
 import scipy.ndimage
 from numpy.typing import NDArray
 
-from compress.core.errors import unknown
 from compress.kit.data import shapes
-from compress.kit.data.sets import Dataset, Sample, digest
+from compress.kit.data.made import Made
+from compress.kit.data.sets import Sample, digest
 from compress.kit.images import Array, read_rgb, resize
 
 Picture = NDArray[np.float32]  # (H, W, 3) or (H, W), 0..1
@@ -35,7 +37,7 @@ _PHOTOS = {  # scikit-image's and scikit-learn's sample photos; a scene never st
 
 
 @dataclass(frozen=True)
-class Builtin(Dataset):
+class Builtin(Made):
     """Lit, textured, made-up objects before photos, with soft masks that are exact to a 1/255 step.
 
     Splits share neither seeds nor photos; outlines of all splits are drawn from the same seven kinds. Equal
@@ -48,20 +50,15 @@ class Builtin(Dataset):
         size: Pixels a side.
     """
 
-    split: str
-    seed: int = 0
+    lengths: ClassVar[Mapping[str, int]] = LENGTHS
+
     length: int | None = None
     size: int = 256
 
-    def __post_init__(self) -> None:
-        if self.split not in LENGTHS:
-            raise unknown("split", self.split, list(LENGTHS))
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """``split-00000`` and so on."""
-        count = LENGTHS[self.split] if self.length is None else self.length
-        return tuple(f"{self.split}-{index:05d}" for index in range(count))
+    @property
+    def count(self) -> int:
+        """As told, or the split's own."""
+        return super().count if self.length is None else self.length
 
     @property
     def fingerprint(self) -> str:
@@ -71,7 +68,7 @@ class Builtin(Dataset):
 
     def original(self, index: int) -> Sample:
         """Make sample ``index``: "image" (size, size, 3) and "target" (size, size), uint8."""
-        image, mask = _Scene(random_of(self.split, self.seed, range(len(self))[index]), self.split, self.size).render()
+        image, mask = _Scene(self.random(index), self.split, self.size).render()
         return {"image": _bytes(image), "target": _bytes(mask)}
 
 
@@ -234,12 +231,6 @@ def _blurred(picture: Picture, radius: float) -> Picture:
 def _bytes(picture: Picture) -> Array:
     levels: Array = np.rint(picture * 255).astype(np.uint8)
     return levels
-
-
-def random_of(split: str, seed: int, index: int) -> np.random.Generator:
-    """Return the random stream of one generated sample; no two splits, seeds or indices share one."""
-    stream = list(LENGTHS).index(split) * 2**32 + index
-    return np.random.Generator(np.random.Philox(key=np.array([seed % 2**64, stream], np.uint64)))
 
 
 @cache

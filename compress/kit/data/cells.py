@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import scipy.ndimage
 import scipy.spatial
 from numpy.typing import NDArray
 
-from compress.core.errors import unknown
 from compress.kit.data import shapes
-from compress.kit.data.builtin import random_of
-from compress.kit.data.sets import Dataset, Sample, digest
+from compress.kit.data.made import Made
+from compress.kit.data.sets import Sample, digest
 
 Plane = NDArray[np.float64]
 
@@ -25,7 +25,7 @@ WOBBLE = 3.0  # deviation in pixels by which borders leave straight lines
 
 
 @dataclass(frozen=True)
-class Cells(Dataset):
+class Cells(Made):
     """Cells as of a slice of tissue under the electron microscope: Voronoi cells with bent borders.
 
     The truth is 255 inside cells and 0 on membranes, exactly as wide as they were drawn. Bodies inside the cells are
@@ -38,18 +38,9 @@ class Cells(Dataset):
         size: Pixels a side.
     """
 
-    split: str
-    seed: int = 0
+    lengths: ClassVar[Mapping[str, int]] = LENGTHS
+
     size: int = 128
-
-    def __post_init__(self) -> None:
-        if self.split not in LENGTHS:
-            raise unknown("split", self.split, list(LENGTHS))
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """``split-00000`` and so on."""
-        return tuple(f"{self.split}-{index:05d}" for index in range(LENGTHS[self.split]))
 
     @property
     def fingerprint(self) -> str:
@@ -58,7 +49,7 @@ class Cells(Dataset):
 
     def original(self, index: int) -> Sample:
         """Make sample ``index``: "image" (size, size, 3), all three grey, and "target" (size, size), 0 and 255."""
-        random = random_of(self.split, self.seed, range(len(self))[index])
+        random = self.random(index)
         gap, number = _gaps(random, self.size)
         membrane = gap < random.uniform(*WIDTH) / 2
         picture = _tissue(random, number)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.core.errors import unknown
 from compress.kit.data import shapes
-from compress.kit.data.builtin import random_of
 from compress.kit.data.classes import VOID
-from compress.kit.data.sets import Dataset, Sample, digest
+from compress.kit.data.made import Made
+from compress.kit.data.sets import Sample, digest
 
 VERSION = 1  # raised whenever one pixel of the set changes
 LENGTHS = {"train": 256, "val": 32, "test": 32}
@@ -23,7 +23,7 @@ RIM = (0.05, 0.95)  # a pixel that an object covers by a share between these is 
 
 
 @dataclass(frozen=True)
-class ClassScenes(Dataset):
+class ClassScenes(Made):
     """One to four objects a picture, the nearer hiding the farther.
 
     Equal arguments give equal bytes in every process; another processor or numpy may differ in the last bit.
@@ -34,18 +34,9 @@ class ClassScenes(Dataset):
         size: Pixels a side.
     """
 
-    split: str
-    seed: int = 0
+    lengths: ClassVar[Mapping[str, int]] = LENGTHS
+
     size: int = 128
-
-    def __post_init__(self) -> None:
-        if self.split not in LENGTHS:
-            raise unknown("split", self.split, list(LENGTHS))
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """``split-00000`` and so on."""
-        return tuple(f"{self.split}-{index:05d}" for index in range(LENGTHS[self.split]))
 
     @property
     def fingerprint(self) -> str:
@@ -54,7 +45,7 @@ class ClassScenes(Dataset):
 
     def original(self, index: int) -> Sample:
         """Make sample ``index``: "image" (size, size, 3) and "target" (size, size), class numbers and 255."""
-        random = random_of(self.split, self.seed, range(len(self))[index])
+        random = self.random(index)
         picture = _ground(random, self.size)
         target = np.zeros((self.size, self.size), np.uint8)
         for label in random.integers(1, len(LABELS), random.integers(1, 5)):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import PIL.Image
 import scipy.ndimage
 from numpy.typing import NDArray
 
-from compress.core.errors import unknown
-from compress.kit.data.builtin import LENGTHS, pixels_digest, random_of, wheel_photo
+from compress.kit.data.builtin import LENGTHS, pixels_digest, wheel_photo
+from compress.kit.data.made import Made
 from compress.kit.data.sets import Dataset, Sample, digest
 from compress.kit.images import Array, resize
 
@@ -95,7 +96,7 @@ class Degraded(Dataset):
 
 
 @dataclass(frozen=True)
-class Crops(Dataset):
+class Crops(Made):
     """Square crops of the good photos that come inside scikit-image and scikit-learn; splits share no photo.
 
     Args:
@@ -105,20 +106,15 @@ class Crops(Dataset):
         size: Pixels a side.
     """
 
-    split: str
-    seed: int = 0
+    lengths: ClassVar[Mapping[str, int]] = LENGTHS
+
     length: int | None = None
     size: int = 256
 
-    def __post_init__(self) -> None:
-        if self.split not in _GOOD:
-            raise unknown("split", self.split, list(_GOOD))
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """``split-00000`` and so on."""
-        count = LENGTHS[self.split] if self.length is None else self.length
-        return tuple(f"{self.split}-{index:05d}" for index in range(count))
+    @property
+    def count(self) -> int:
+        """As told, or the split's own."""
+        return super().count if self.length is None else self.length
 
     @property
     def fingerprint(self) -> str:
@@ -128,7 +124,7 @@ class Crops(Dataset):
 
     def original(self, index: int) -> Sample:
         """Cut "image" (size, size, 3) out of one of the photos, mirrored half of the time."""
-        random = random_of(self.split, self.seed, range(len(self))[index])
+        random = self.random(index)
         photo = wheel_photo(str(random.choice(_GOOD[self.split])))
         side = int(min(photo.shape[:2]) * random.uniform(0.4, 1.0))
         top, left = (random.integers(0, length - side + 1) for length in photo.shape[:2])

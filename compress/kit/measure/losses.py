@@ -134,6 +134,23 @@ def channel_wise_distillation(student: Tensor, teacher: Tensor, temperature: flo
     return F.kl_div(s, t, reduction="none", log_target=True).sum(dim=2).mean() * (T * T)
 
 
+def attention_distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """``channel_wise_distillation`` of where two feature maps look, which needs no adaptor between widths.
+
+    Zagoruyko & Komodakis 2017, "Paying more attention to attention", section 3.1: the mean square over channels,
+    divided by its mean over H and W, so that T means the same at every level. student: (N, C, H, W); teacher:
+    (N, C', h, w), its attention resized to the student's sides.
+    """
+    mine = _attention(student)
+    return channel_wise_distillation(mine, resize_like(_attention(teacher).detach(), mine), temperature)
+
+
+def _attention(features: Tensor) -> Tensor:
+    """Map features (N, C, H, W) to (N, 1, H, W) of mean 1, or to zeros where they are zero."""
+    energy = full(features).square().mean(1, keepdim=True)
+    return energy / energy.mean((2, 3), keepdim=True).clamp(min=1e-12)
+
+
 def soft_iou_loss(logits: Tensor, target: Tensor) -> Tensor:
     """1 - (I + 1) / (U + 1) of sigmoid(logits) and target: I, U sums over C, H, W; mean over N.
 
