@@ -80,34 +80,26 @@ class Worker:
         from compress.tasks import TASKS
 
         task = TASKS.get(self.artifact.task)
-        data = limited(task.open(request["data"], request["split"], seed=request["seed"]), request["limit"])
+        data = self._data(request)
         scored = evaluate(self.runner, self.spec, task, data, lambda _="": self.tell({"step": True}))
         keep_pictures(self.store, self.artifact, self.runner, self.spec, task, data)
         return {"metrics": scored.metrics, "losses": scored.losses, "data": data.fingerprint}
 
     def baseline(self, request: Reply) -> Reply:
         """Score what needs no network on the same photos: "baseline", its "name" and "metrics", empty for none."""
-        from compress.core.errors import DataError
         from compress.jobs.evaluate import evaluate_baseline
         from compress.tasks import TASKS
 
         task = TASKS.get(self.artifact.task)
-        data = limited(task.open(request["data"], request["split"], seed=request["seed"]), request["limit"])
-        try:
-            train = task.open(request["data"], "train", seed=request["seed"])
-        except DataError:
-            return {"baseline": {}}
-        found = evaluate_baseline(task, train, data, lambda _="": None)
+        found = evaluate_baseline(task, request["data"], request["seed"], self._data(request), lambda _="": None)
         return {"baseline": {"name": found[0], "metrics": found[1].metrics} if found else {}}
 
+    def _data(self, request: Reply) -> Dataset:
+        from compress.kit.data.sets import spread
+        from compress.tasks import TASKS
 
-def limited(data: Dataset, limit: int | None) -> Dataset:
-    """At most ``limit`` samples, spread evenly over ``data``; all of them when None."""
-    if limit is None or limit >= len(data):
-        return data
-    from compress.kit.data.sets import Subset
-
-    return Subset(data, tuple(k * len(data) // limit for k in range(limit)))
+        task = TASKS.get(self.artifact.task)
+        return spread(task.open(request["data"], request["split"], seed=request["seed"]), request["limit"])
 
 
 def _noise(spec: ImageSpec, batch: int, seed: int) -> NDArray[np.float32]:

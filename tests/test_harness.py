@@ -12,10 +12,10 @@ from benchmarks import harness
 from benchmarks.harness import BLOCK, Plan, Scoring, measure
 from benchmarks.process import Process, WorkerError
 from benchmarks.rows import Entry, Measured, Setting, rows_of
-from benchmarks.worker import limited
 from compress.core.machine import this_machine
 from compress.core.store import Store
 from compress.core.types import Artifact, ImageSpec
+from compress.kit.data.sets import spread
 
 MB = 10**6
 
@@ -294,12 +294,12 @@ def test_limited_spreads_over_the_whole_set():
     from compress.tasks import TASKS
 
     data = TASKS.get("saliency").open(["builtin"], "test")
-    few = limited(data, 4)
+    few = spread(data, 4)
     assert len(few) == 4
     assert few.names[0] == data.names[0]
     assert data.names.index(few.names[-1]) >= len(data) // 2
-    assert limited(data, None) is data
-    assert limited(data, len(data) + 1) is data
+    assert spread(data, None) is data
+    assert spread(data, len(data) + 1) is data
 
 
 def test_the_order_follows_from_the_seed(store, command, tmp_path):

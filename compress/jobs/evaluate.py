@@ -9,8 +9,8 @@ from typing import Any
 
 import PIL.Image
 
-from compress.core.console import Advance
-from compress.core.errors import UsageError
+from compress.core.console import Advance, log
+from compress.core.errors import DataError, UsageError
 from compress.core.machine import this_machine
 from compress.core.store import Store, digest, written_whole
 from compress.core.types import Artifact, ImageSpec, Row
@@ -69,9 +69,19 @@ def evaluate(
     return _score(lambda photo: predict(runner, spec, photo, tile), task, dataset, advance, extras)
 
 
-def evaluate_baseline(task: Task, train: Dataset, dataset: Dataset, advance: Advance) -> tuple[str, Evaluation] | None:
-    """Score what needs no network, fitted to ``train``, on the same images; None where the task knows nothing such."""
-    baseline = task.baseline(train)
+def evaluate_baseline(
+    task: Task, sources: Sequence[str], seed: int, dataset: Dataset, advance: Advance
+) -> tuple[str, Evaluation] | None:
+    """Score what needs no network, fitted to the training split of ``sources``, on the images of ``dataset``.
+
+    Returns:
+        Its name and scores; None where the sources have no such split, or the task knows no such answer.
+    """
+    try:
+        baseline = task.baseline(task.open(sources, "train", seed=seed))
+    except DataError as error:
+        log.info("no baseline: %s", error.what)
+        return None
     return None if baseline is None else (baseline.name, _score(baseline.guess, task, dataset, advance))
 
 
@@ -105,11 +115,12 @@ def keep_pictures(store: Store, artifact: Artifact, runner: Runner, spec: ImageS
         theirs = store.pictures(data.fingerprint, "truth")
         for folder, prediction in ((mine, predict(runner, spec, photo)), (theirs, truth)):
             for kind, picture in task.pictures(photo, prediction).items():
-                _save(folder / f"{number:02d}.{kind}.png", picture)
-        _save(theirs / f"{number:02d}.photo.png", PIL.Image.fromarray(photo))
+                save_picture(folder / f"{number:02d}.{kind}.png", picture)
+        save_picture(theirs / f"{number:02d}.photo.png", PIL.Image.fromarray(photo))
 
 
-def _save(path: Path, picture: PIL.Image.Image) -> None:
+def save_picture(path: Path, picture: PIL.Image.Image) -> None:
+    """Write a PNG, whole or not at all."""
     with written_whole(path) as temporary:
         picture.save(temporary, format="PNG")
 

@@ -22,6 +22,7 @@ from compress.formats.base import Format
 from compress.formats.safetensors import Safetensors
 from compress.jobs.desk import Stage
 from compress.jobs.evaluate import evaluate, spec_at
+from compress.jobs.flags import fitting
 from compress.jobs.options import Fitting
 from compress.jobs.plan import Plan
 from compress.jobs.players import make_players, teach_them
@@ -62,7 +63,7 @@ def fit(
         data: The training split.
         make_lesson: Given the launched fabric, returns how the network learns.
         name: Of the artifact.
-        network_options: Handed to the network's builder, over what the data asks for.
+        network_options: Handed to the network's builder, beside what the data asks for.
         alone: Whether nobody trains beside it and all of it learns all the time.
 
     Returns:
@@ -70,7 +71,7 @@ def fit(
     """
     fabric = make_fabric(device=options.device, devices=options.devices, precision=plan.precision, alone=alone)
     torch.manual_seed(options.seed)
-    built_with = {**task.network_options(data), **(network_options or {})}
+    built_with = fitting(network_options or {}, task.network_options(data), network.build)
     module, lesson = network.build(**built_with), make_lesson(fabric)
     if lesson.prepare is not None:
         lesson.prepare(module)

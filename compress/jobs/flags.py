@@ -134,7 +134,7 @@ def _flags(function: Callable[..., Any]) -> Flags:
     hints = typing.get_type_hints(function)
     told = _told(inspect.getdoc(function) or "")
     return {
-        name: (hints[name], parameter.default, told.get(name, ""))
+        name: (hints.get(name, str), parameter.default, told.get(name, ""))
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.default is not inspect.Parameter.empty
     }

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from compress.core.console import log, progress
 from compress.core.errors import DataError
 from compress.core.options import Common
-from compress.core.store import Store, written_whole
+from compress.core.store import Store
 
 
 @Parameter(name="*")
@@ -34,7 +34,7 @@ def run(
     photos: Annotated[list[Path], Parameter(help="Photos, or folders of them.")], *, options: Options = Options()
 ) -> list[Path]:
     """Run an artifact on photos and write what a user wants to see: mask and cut-out, retouched, classes, colour."""
-    from compress.jobs.evaluate import input_at
+    from compress.jobs.evaluate import input_at, save_picture
     from compress.jobs.models import open_runner, pick
     from compress.kit.infer import predict
     from compress.tasks import TASKS
@@ -53,8 +53,7 @@ def run(
             for page, photo in _pages(file):
                 for kind, picture in task.pictures(photo, predict(runner, spec, photo, options.tile)).items():
                     path = options.out / f"{names[file]}{page}.{kind}.png"
-                    with written_whole(path) as temporary:
-                        picture.save(temporary, format="PNG")
+                    save_picture(path, picture)
                     written.append(path)
             advance()
     if options.json:

@@ -32,7 +32,7 @@ def run(*own: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], 
     store = Store(options.store)
     from compress.jobs.desk import found, planned_only, stage, tell, with_data
     from compress.jobs.fit import fit
-    from compress.jobs.flags import fitting, take
+    from compress.jobs.flags import take
     from compress.jobs.learn import learn_from, pick_student, pick_teacher
     from compress.jobs.plan import settle
     from compress.tasks import TASKS
@@ -64,7 +64,7 @@ def run(*own: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], 
         data,
         learn_from(store, teacher, task, options.temperature, data),
         name,
-        fitting(flags.values[0], task.network_options(data), network.build),
+        flags.values[0],
     )
     if artifact is not None:
         tell(options, artifact, store)

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from compress.core.console import log
 from compress.core.options import Common, Seen, Split
 from compress.core.store import Store
 
@@ -75,19 +74,13 @@ def run(
 def _baseline(options: Options, task: Any, data: Any, result: Any) -> dict[str, Any]:
     """Score the answer that needs no network: its name, metrics and the paired difference of losses."""
     from compress.core.console import progress
-    from compress.core.errors import DataError
     from compress.jobs.evaluate import evaluate_baseline
     from compress.kit.intervals import paired_difference
 
     if not options.baseline:
         return {}
-    try:
-        train = task.open(options.data, "train", seed=options.seed)
-    except DataError as error:
-        log.info("no baseline: %s", error.what)
-        return {}
     with progress("score the baseline", len(data)) as advance:
-        scored = evaluate_baseline(task, train, data, advance)
+        scored = evaluate_baseline(task, options.data, options.seed, data, advance)
     if scored is None:
         return {}
     name, trivial = scored

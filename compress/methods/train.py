@@ -25,7 +25,7 @@ def run(*own: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], 
     network = find_network(options.teacher)
     from compress.jobs.desk import found, planned_only, stage, tell, with_data
     from compress.jobs.fit import fit
-    from compress.jobs.flags import fitting, functions_of, take
+    from compress.jobs.flags import functions_of, take
     from compress.jobs.plan import settle
     from compress.jobs.players import settings_of
     from compress.tasks import TASKS
@@ -55,7 +55,7 @@ def run(*own: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], 
         data,
         lambda _: lesson,
         options.name or network.name,
-        fitting(build_with, task.network_options(data), network.build),
+        build_with,
         alone=not (lesson.rivals or lesson.phases),
     )
     if artifact is not None:

@@ -34,6 +34,7 @@ __all__ = [
     "digest",
     "open_pairs",
     "open_photos",
+    "spread",
     "stream",
 ]
 
@@ -185,6 +186,13 @@ class Subset(Dataset):
     def vectors(self, index: int) -> dict[str, NDArray[np.float32]]:
         """Ask the whole."""
         return self.whole.vectors(self.indices[index])
+
+
+def spread(data: Dataset, limit: int | None) -> Dataset:
+    """At most ``limit`` samples, spread evenly over ``data``; all of them when None."""
+    if limit is None or limit >= len(data):
+        return data
+    return Subset(data, tuple(k * len(data) // limit for k in range(limit)))
 
 
 def open_pairs(
