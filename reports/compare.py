@@ -13,7 +13,7 @@ import pandas as pd
 from compress.core.types import Artifact
 from compress.kit.intervals import Interval, percentiles, relative_change, speedup
 from reports import words
-from reports.frame import SETTING, newest, wide
+from reports.frame import RASTERIZERS, SETTING, failures, newest, wide
 from reports.lineage import Role, Thesis, describe, role_of, thesis_of
 
 
@@ -27,13 +27,31 @@ class Setting:
     threads: int
     cpu: str
     gpu: str
+    browser: str = ""  # with its version; "" outside a browser
+    renderer: str = ""  # what draws there, as the browser names it
+    software: bool = False  # whether that is a processor which imitates a graphics card
 
     @property
     def label(self) -> str:
-        """In one line: "320 px, batch 1, 2 threads"."""
-        threads = words.many(self.threads, "thread")
-        pixels = f"{self.pixels} px, " if self.pixels else ""
-        return f"{pixels}batch {self.batch}, {threads}" if self.batch else f"{pixels}{threads}"
+        """In one line: "320 px, batch 1, 2 threads"; no threads where the runtime has none of its own."""
+        parts = [f"{self.pixels} px"] if self.pixels else []
+        parts += [f"batch {self.batch}"] if self.batch else []
+        parts += [words.many(self.threads, "thread")] if self.threads else []
+        return ", ".join(parts)
+
+    @property
+    def caveat(self) -> str:
+        """What must stand wherever its speed does: "software rendering (SwiftShader): not a GPU's speed"; or ""."""
+        if not self.software:
+            return ""
+        known = (name for sign, name in RASTERIZERS.items() if sign in self.renderer.lower())
+        name = next(known, self.renderer)
+        return f"software rendering{f' ({name})' if name else ''}: not a GPU's speed"
+
+    @property
+    def heading(self) -> str:
+        """The target, and the caveat where there is one."""
+        return f"{self.target}, {self.caveat}" if self.software else self.target
 
 
 @dataclass(frozen=True)
@@ -70,6 +88,7 @@ class Line:
     change: Interval | None
     speeds: Mapping[Setting, Speed]
     thesis: Thesis | None
+    failures: Mapping[str, str]  # target -> why it could not be measured there
 
     @property
     def rejected(self) -> str:
@@ -79,18 +98,19 @@ class Line:
 
 
 def target_order(frame: pd.DataFrame) -> list[str]:
-    """Targets, the one that most models were scored on first."""
+    """Targets, those of a browser last, else the one that most models were scored on first."""
     models = frame.groupby("target")["artifact"].nunique()
-    return sorted(models.index, key=lambda target: (-models[target], target != "cpu", target))
+    web = set(frame[frame["web"].astype(bool)]["target"])
+    return sorted(models.index, key=lambda target: (target in web, -models[target], target != "cpu", target))
 
 
 def settings_of(frame: pd.DataFrame) -> list[Setting]:
-    """Settings in which latency was measured: by target, those of the newest row first."""
+    """Settings in which latency was measured: by target, real cards before imitated ones, the newest row's first."""
     timed = frame[frame["quantity"] == "latency"]
     last = timed.groupby(list(SETTING))["order"].max().sort_values(ascending=False)
     settings = [Setting(*key) for key in last.index]
     rank = {target: position for position, target in enumerate(target_order(timed))}
-    return sorted(settings, key=lambda setting: rank[setting.target])
+    return sorted(settings, key=lambda setting: (rank[setting.target], setting.software))
 
 
 def compare(frame: pd.DataFrame, scored: pd.DataFrame, artifacts: Sequence[Artifact], teacher: Artifact,
@@ -110,6 +130,7 @@ def compare(frame: pd.DataFrame, scored: pd.DataFrame, artifacts: Sequence[Artif
     losses = _losses(scored, targets)
     settings = settings_of(frame)
     sizes = {a.id: _known(table, a.id, "size") or float(a.bytes) for a in (*artifacts, teacher)}
+    reasons = _reasons(frame)
     return [
         Line(
             artifact=artifact,
@@ -122,9 +143,18 @@ def compare(frame: pd.DataFrame, scored: pd.DataFrame, artifacts: Sequence[Artif
             change=_change(losses, artifact, teacher),
             speeds={s: speed for s in settings if (speed := _speed(within(frame, s), artifact.id, teacher.id))},
             thesis=thesis_of(artifact, known),
+            failures=reasons.get(artifact.id, {}),
         )
         for artifact in artifacts
     ]
+
+
+def _reasons(frame: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """Why a model could not be measured: by artifact, by target."""
+    found: dict[str, dict[str, str]] = {}
+    for artifact, target, details in failures(frame)[["artifact", "target", "details"]].itertuples(index=False):
+        found.setdefault(artifact, {})[target] = str(details.get("reason") or "no reason was recorded")
+    return found
 
 
 def _born(artifact: Artifact) -> dict[str, float]:

@@ -14,9 +14,11 @@ from reports.pages import Page, Section
 
 COLUMNS = (
     "source", "artifact", *OF_ARTIFACT, "temperature", "target", "quantity", "value", "unit", "better", "low", "high",
-    "n", "p50", "p90", "p99", "run", "data", "split", "pixels", "batch", "threads", "cpu", "gpu", "created",
+    "n", "p50", "p90", "p99", "run", "data", "split", "pixels", "batch", "threads", "cpu", "gpu", "browser", "renderer",
+    "software", "limit", "passed", "images", "reference", "reference_target", "reason", "created",
 )  # fmt: skip
-_WHOLE = ("seed", "n", "pixels", "batch", "threads")
+_WHOLE = ("seed", "n", "pixels", "batch", "threads", "images")
+_TOLD = ("limit", "passed", "images", "reference", "reference_target", "reason")  # details that make a row a judgement
 
 
 def long_table(page: Page) -> pd.DataFrame:
@@ -24,7 +26,9 @@ def long_table(page: Page) -> pd.DataFrame:
 
     n: repeats or images behind the number; p50, p90, p99: of the repeats, for latencies.
     """
-    measured = page.frame.assign(source="measured", n=page.frame["repeats"].map(len))
+    told = {name: page.frame["details"].map(lambda details, name=name: details.get(name)) for name in _TOLD}
+    measured = page.frame.assign(source="measured", n=page.frame["repeats"].map(len), **told)
+    measured["software"] = measured["software"].where(measured["browser"] != "")
     latencies = measured[(measured["quantity"] == "latency") & (measured["n"] > 0)]
     spread = pd.DataFrame(
         [percentiles(samples) for samples in latencies["repeats"]], latencies.index, ["p50", "p90", "p99"]

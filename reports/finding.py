@@ -10,7 +10,7 @@ from reports.compare import Line, Setting
 
 def finding(lines: Sequence[Line], settings: Sequence[Setting]) -> str:
     """The headline: the smallest model that loses nothing measurable, else the one that loses least."""
-    teacher = lines[0]
+    settings, teacher = quotable(settings), lines[0]
     able = _candidates(lines)
     if not able:
         return _nothing(lines)
@@ -19,8 +19,14 @@ def finding(lines: Sequence[Line], settings: Sequence[Setting]) -> str:
     return sentence(chosen, teacher, settings)
 
 
+def quotable(settings: Sequence[Setting]) -> list[Setting]:
+    """Settings whose speed may stand in a sentence: a processor that imitates a card tells nothing of a card."""
+    return [setting for setting in settings if not setting.software]
+
+
 def remarks(lines: Sequence[Line], settings: Sequence[Setting]) -> list[str]:
     """What else stands out: the smallest and the fastest model, where the headline does not name them already."""
+    settings = quotable(settings)
     said = {finding(lines, settings)}
     able, teacher = _candidates(lines), lines[0]
     if not able:

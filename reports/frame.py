@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from compress.core.types import Artifact, Row
 
-STATIC = ("size", "parameters", "macs")
-SPEED = ("load", "first", "latency", "throughput", "peak_memory")
+STATIC = ("size", "parameters", "macs", "download", "download_gzip", "download_brotli")
+SPEED = (
+    "load", "first", "latency", "throughput", "peak_memory", "js_memory", "gpu_memory", "wasm_memory", "first_mask_4g",
+    "first_mask_cable", "longest",
+)  # fmt: skip
+PARITY = ("parity_max", "parity_mae")
+ELSEWHERE = ("macs", "longest")  # taken at another size than the rest of their run
 
 OF_ARTIFACT = ("name", "task", "kind", "network", "method", "format", "dtype", "parent", "teacher", "seed")
-SETTING = ("target", "pixels", "batch", "threads", "cpu", "gpu")  # what must agree before speeds stand in one column
+# what must agree before speeds stand in one column; the last three are empty outside a browser
+SETTING = ("target", "pixels", "batch", "threads", "cpu", "gpu", "browser", "renderer", "software")
 DATASET = ("data", "split", "pixels")  # what must agree before losses stand in one column
 COLUMNS = (
     "order", "artifact", *OF_ARTIFACT, "temperature", "group", "target", "quantity", "value", "unit", "better",
-    "run", "data", "split", "pixels", "batch", "threads", "cpu", "gpu", "created", "repeats", "details", "machine",
+    "run", "data", "split", "pixels", "batch", "threads", "cpu", "gpu", "browser", "renderer", "software", "web",
+    "created", "repeats", "details", "machine",
 )  # fmt: skip
 _DECIDES = {
     "static": ("artifact", "target", "quantity", "pixels"),
     "speed": ("artifact", "quantity", "data", *SETTING),
     "quality": ("artifact", "target", "quantity", *DATASET),
+    "parity": ("artifact", "target", "quantity"),
 }  # rows of ablations belong to no table
+_BACKENDS = {"webgl", "wasm", "webgpu"}  # a label that names one is a browser's, also where no browser came up
+RASTERIZERS = {"swiftshader": "SwiftShader", "llvmpipe": "llvmpipe"}  # processors that imitate a graphics card
+_COMPUTES = ("wasm", "cpu")  # backends that draw nothing, so nothing is drawn in software
 
 
 def tidy(artifacts: Iterable[Artifact], rows: Sequence[Row]) -> pd.DataFrame:
     """Join rows with their artifacts: one line a row, oldest first, ``COLUMNS`` wide, SI units.
 
-    ``group`` tells what the model is ("static"), what it takes ("speed") and what it loses ("quality") apart.
-    Rows of artifacts that are not given are left out.
+    ``group`` tells what the model is ("static"), what it takes ("speed"), what it loses ("quality"), how far its
+    pictures are from the reference's ("parity") and that it could not be measured ("failed") apart. ``web``: ran in a
+    browser. Rows of artifacts that are not given are left out.
     """
     known = {artifact.id: artifact for artifact in artifacts}
     records = [_record(order, row, known[row.artifact]) for order, row in enumerate(rows) if row.artifact in known]
@@ -42,7 +54,19 @@ def newest(frame: pd.DataFrame) -> pd.DataFrame:
     parts = [
         frame[frame["group"] == group].drop_duplicates(list(keys), keep="last") for group, keys in _DECIDES.items()
     ]
-    return pd.concat(parts).sort_values("order")
+    return pd.concat([*parts, failures(frame)]).sort_values("order")
+
+
+def failures(frame: pd.DataFrame) -> pd.DataFrame:
+    """Keep one row of each artifact and target that failed, unless a later run came through.
+
+    Numbers of the same run don't make up for it: they are what was measured before it failed.
+    """
+    failed = frame[frame["group"] == "failed"].drop_duplicates(["artifact", "target"], keep="last")
+    timed = frame[frame["group"] == "speed"][["artifact", "target", "order", "run"]]
+    both = failed.merge(timed, on=["artifact", "target"], suffixes=("", "_timed"))
+    since = both[(both["order_timed"] > both["order"]) & (both["run_timed"] != both["run"])]
+    return failed[~failed["order"].isin(since["order"])]
 
 
 def wide(frame: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
@@ -77,10 +101,11 @@ def pareto(frame: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
 
 
 def group_of(quantity: str) -> str:
-    """Return "static", "speed", "ablation" or, for a task's metric, "quality"."""
-    if quantity == "ablation":
-        return "ablation"
-    return "static" if quantity in STATIC else "speed" if quantity in SPEED else "quality"
+    """Return "static", "speed", "parity", "failed", "ablation" or, for a task's metric, "quality"."""
+    if quantity in ("ablation", "failed"):
+        return quantity
+    groups = {"static": STATIC, "speed": SPEED, "parity": PARITY}
+    return next((group for group, members in groups.items() if quantity in members), "quality")
 
 
 def _record(order: int, row: Row, artifact: Artifact) -> dict[str, Any]:
@@ -98,7 +123,35 @@ def _record(order: int, row: Row, artifact: Artifact) -> dict[str, Any]:
         "threads": int(details.get("threads") or row.machine.threads),
         "cpu": row.machine.cpu,
         "gpu": row.machine.gpu,
+        **_in_browser(row),
         "repeats": row.repeats,
         "details": details,
         "machine": row.machine,
     }
+
+
+def _in_browser(row: Row) -> dict[str, Any]:
+    """What only a browser's rows tell: which one, what draws, and the threads that ran rather than those asked for."""
+    runtime = runtime_of(row.details)
+    if not runtime.get("browser"):
+        web = bool(_BACKENDS & set(row.target.split("-")))
+        return {"browser": "", "renderer": "", "software": False, "web": web}
+    browser = f"{runtime['browser']} {runtime.get('browser_version') or ''}".strip()
+    draws = runtime.get("backend") not in _COMPUTES
+    renderer = str(runtime.get("renderer") or "") if draws else ""
+    imitates = any(name in renderer.lower() for name in RASTERIZERS)
+    told = {
+        "browser": browser,
+        "renderer": renderer,
+        "software": draws and (bool(runtime.get("software")) or imitates),
+        "web": True,
+    }
+    if "threads" in runtime and row.quantity not in ELSEWHERE:
+        told["threads"] = int(runtime["threads"] or 0)
+    return told
+
+
+def runtime_of(details: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a row tells of what ran it; empty where it tells nothing."""
+    runtime = details.get("runtime")
+    return runtime if isinstance(runtime, Mapping) else {}

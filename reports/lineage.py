@@ -127,6 +127,9 @@ def describe(artifact: Artifact, teacher: Artifact, known: Mapping[str, Artifact
             if "temperature" in artifact.options
             else ""
         )
+    elif artifact.format == "tfjs" and not words:
+        words = f"exported to TF.js from {parent.name if parent else 'elsewhere'}"
+        words += f", {artifact.dtype} storage" if artifact.dtype != "float32" else ""
     elif not words:
         words = f"{artifact.method}, from {parent.name if parent else 'elsewhere'}"
     return f"the teacher, {words}" if artifact.id == teacher.id else words

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -15,9 +15,15 @@ from reports.compare import Line, Setting, compare, settings_of, target_order, w
 from reports.finding import finding, remarks, warnings
 from reports.frame import DATASET, newest, tidy
 from reports.lineage import ordered, teacher_of
+from reports.parity import Parity, parity_of
 from reports.pictures import Strip, strip_of
 from reports.provenance import Data, Machines, Made, Run, data_of, made_of, runs_of, when
-from reports.tables import Table, by_target, comparison, speed
+from reports.speeds import speed, with_failed
+from reports.tables import Table, by_target, comparison
+from reports.web import Web, storage_note, web_of
+from reports.web_tables import place
+
+_FEW_TARGETS = 4  # up to which the metrics by target show a second one
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,9 @@ class Block:
     remarks: tuple[str, ...]
     warnings: tuple[str, ...]
     lines: tuple[Line, ...]
-    settings: tuple[Setting, ...]  # whose latency the comparison shows, one a target
+    settings: tuple[Setting, ...]  # whose latency the comparison shows, one a target; browsers have their own tables
+    web: tuple[Setting, ...]  # those of browsers, one a target, on the one data set whose plots show them
+    storage: str  # what must be known of models whose weights are only stored in fewer bits
     comparison: Table
     targets: Table | None  # the metrics on each target, where there are several
     strip: Strip | None
@@ -59,6 +67,8 @@ class Section:
     lines: tuple[Line, ...]  # every model shown, whatever it was scored on
     blocks: tuple[Block, ...]
     speeds: tuple[Speeds, ...]
+    parity: Parity | None
+    web: Web | None
     runs: tuple[Run, ...]
     made: tuple[Made, ...]
     data: tuple[Data, ...]
@@ -123,6 +133,8 @@ def _section(store: Store, task: str, members: Sequence[Artifact], teacher: Arti
         lines=tuple(lines),
         blocks=tuple(blocks),
         speeds=tuple(_speeds(frame, lines, machines)),
+        parity=parity_of(frame, lines, known),
+        web=web_of(frame, lines, machines),
         runs=tuple(runs_of(frame[frame["run"].isin(used)], machines)),
         made=tuple(made_of(artifact, known, machines) for artifact in shown),
         data=tuple(data_of(newest(frame), shown)),
@@ -147,13 +159,20 @@ def _blocks(store: Store, task: str, frame: pd.DataFrame, shown: Sequence[Artifa
         here = set(scored["artifact"]) | {teacher.id}
         artifacts = [a for a in shown if a.id in here or (position == 0 and a.id not in elsewhere)]
         blocks.append(_block(store, f"{task}-{position + 1}", frame, scored, artifacts, teacher, known))
-    return blocks
+    told = max(blocks, key=_web_points)
+    return [block if block is told else replace(block, web=()) for block in blocks]
+
+
+def _web_points(block: Block) -> int:
+    """How many losses can be set against a latency in a browser: the plots are of the data set with the most."""
+    return sum(setting in line.speeds and "loss" in line.values for setting in block.web for line in block.lines)
 
 
 def _block(store: Store, anchor: str, frame: pd.DataFrame, scored: pd.DataFrame, shown: Sequence[Artifact],
            teacher: Artifact, known: dict[str, Artifact]) -> Block:  # fmt: skip
     lines = tuple(compare(frame, scored, shown, teacher, known))
-    settings = _one_a_target(settings_of(frame))
+    every = _one_a_target(settings_of(frame))
+    settings, web = [s for s in every if not s.browser], [s for s in every if s.browser]
     metrics = _metrics(scored)
     data, split, pixels = next(scored[list(DATASET)].itertuples(index=False, name=None), ("", "", 0))
     return Block(
@@ -162,16 +181,29 @@ def _block(store: Store, anchor: str, frame: pd.DataFrame, scored: pd.DataFrame,
         data=data,
         split=split,
         pixels=pixels,
-        finding=finding(lines, settings),
-        remarks=tuple(remarks(lines, settings)),
-        warnings=tuple(warnings(lines)),
+        finding=finding(lines, settings or web),
+        remarks=tuple(remarks(lines, settings or web)),
+        warnings=(*warnings(lines), *_lost(frame, lines, {setting.target for setting in settings})),
         lines=lines,
         settings=tuple(settings),
+        web=tuple(sorted(web, key=lambda setting: place(setting.target))),
+        storage=storage_note(line.artifact for line in lines if line.artifact.format == "tfjs"),
         comparison=comparison(lines, metrics, settings, _baseline(scored)),
         targets=_on_targets(scored, lines),
         strip=strip_of(store, data, lines),
         glossary=tuple((words.title(q), words.MEANINGS[q]) for q, _, _ in metrics if q in words.MEANINGS),
     )
+
+
+def _lost(frame: pd.DataFrame, lines: Sequence[Line], shown: set[str]) -> list[str]:
+    """Models that failed where no table would show it: outside a browser, on a target that gave no speed."""
+    web = set(frame[frame["web"].astype(bool)]["target"])
+    return [
+        f"{line.artifact.name} on {target} failed: {reason}"
+        for line in lines
+        for target, reason in line.failures.items()
+        if target not in web | shown
+    ]
 
 
 def _one_a_target(settings: Sequence[Setting]) -> list[Setting]:
@@ -208,14 +240,20 @@ def _on_targets(scored: pd.DataFrame, lines: Sequence[Line]) -> Table | None:
         return None
     rows = newest(scored)
     values = dict(zip(zip(rows["artifact"], rows["target"], rows["quantity"], strict=True), rows["value"], strict=True))
-    quantities = [(quantity, better) for quantity, _, better in _metrics(scored)][:2]
+    several = len(targets) > _FEW_TARGETS
+    quantities = [(quantity, better) for quantity, _, better in _metrics(scored)][: 1 if several else 2]
+    dead = rows[rows["web"].astype(bool) & (rows["quantity"] == "dead_masks")]
+    quantities += [("dead_masks", "lower")] if (dead["value"] > 0).any() else []
     return by_target([line for line in lines if line.loss_target], values, quantities, targets)
 
 
 def _speeds(frame: pd.DataFrame, lines: Sequence[Line], machines: Machines) -> list[Speeds]:
-    found = []
-    for setting in settings_of(frame):
+    found: list[Speeds] = []
+    for setting in (setting for setting in settings_of(frame) if not setting.browser):
         timed = within(frame, setting)
         run = runs_of(timed[timed["quantity"] == "latency"].tail(1), machines)[0]
-        found.append(Speeds(setting, run.machine, run.software, speed(lines, setting)))
+        table = speed(lines, setting)
+        if all(setting.target != other.setting.target for other in found):  # told once: in the newest setting
+            table = with_failed(table, lines, setting.target)
+        found.append(Speeds(setting, run.machine, run.software, table))
     return found

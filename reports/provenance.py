@@ -12,6 +12,7 @@ import pandas as pd
 
 from compress.core.types import Artifact, Machine
 from reports import words
+from reports.frame import ELSEWHERE
 from reports.lineage import command_of
 
 _OURS = ("data", "split", "size", "width", "batch", "threads", "runtime", "block", "before", "sources")
@@ -77,7 +78,8 @@ def runs_of(frame: pd.DataFrame, machines: Machines) -> list[Run]:
 
 
 def _run(rows: pd.DataFrame, machines: Machines) -> Run:
-    last = rows.iloc[-1]
+    told = rows[[bool(details.get("runtime")) for details in rows["details"]]]  # what failed may know no runtime
+    last = (told if len(told) else rows).iloc[-1]
     details: Mapping[str, Any] = last["details"]
     software = dict(details.get("runtime") or {k: v for k, v in details.items() if k not in _OURS})
     data = next((value for value in rows["data"] if value), "")
@@ -101,12 +103,13 @@ def _software(described: dict[str, Any]) -> str:
 
 
 def _setting(rows: pd.DataFrame) -> str:
-    measured = rows[rows["quantity"] != "macs"].iloc[-1]
+    measured = rows[~rows["quantity"].isin(ELSEWHERE)].iloc[-1]
     parts = [f"{measured['pixels']} px"] if measured["pixels"] else []
     parts += [f"batch {measured['batch']}"] if measured["batch"] else []
     threads = int(measured["threads"])
     repeats = _repeats(rows)
-    parts += [words.many(threads, "thread"), *([f"{repeats} repeats"] if repeats else [])]
+    parts += [words.many(threads, "thread")] if threads else []
+    parts += [f"{repeats} repeats"] if repeats else []
     return ", ".join(parts)
 
 
@@ -118,16 +121,17 @@ def _repeats(rows: pd.DataFrame) -> int:
 def _command(rows: pd.DataFrame) -> str:
     """The command that measures it again, from what the rows say."""
     models = list(dict.fromkeys(rows["artifact"]))
-    last = rows[rows["quantity"] != "macs"].iloc[-1]
+    last = rows[~rows["quantity"].isin(ELSEWHERE)].iloc[-1]
     scored = rows[rows["group"] == "quality"]
     timed = bool((rows["group"] != "quality").any())
-    command = ["benchmarks", "run", "--target", last["target"]] if timed else ["compress", "evaluate"]
+    command = ["benchmarks", "run", *_target(last)] if timed else ["compress", "evaluate"]
     for model in models:
         command += ["--model", model]
     command += ["--size", str(last["pixels"])] if last["pixels"] else []
     if timed:
         command += ["--batch", str(last["batch"])] if last["batch"] else []
-        command += ["--threads", str(last["threads"]), *(["--repeats", str(n)] if (n := _repeats(rows)) else [])]
+        threads = last["details"].get("threads") or last["threads"]
+        command += ["--threads", str(threads), *(["--repeats", str(n)] if (n := _repeats(rows)) else [])]
     if len(scored):
         command += ["--split", scored.iloc[-1]["split"]] if scored.iloc[-1]["split"] else []
         for folder in scored.iloc[-1]["details"].get("sources", ["DIR"]):
@@ -135,6 +139,16 @@ def _command(rows: pd.DataFrame) -> str:
     elif timed:
         command += ["--limit", "0"]
     return shlex.join(command)
+
+
+def _target(row: pd.Series[Any]) -> list[str]:
+    """The flags that choose a target: in a browser its label also tells the runtime and the browser."""
+    name = str(row["target"])
+    if not row["web"]:
+        return ["--target", name]
+    flags = ["--target", name.removeprefix("ort-").removesuffix("-firefox")]
+    flags += ["--runtime", "ort-web"] if name.startswith("ort-") else []
+    return flags + (["--browser", "firefox"] if name.endswith("-firefox") else [])
 
 
 def made_of(artifact: Artifact, known: Mapping[str, Artifact], machines: Machines) -> Made:

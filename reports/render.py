@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 from compress.core.store import Store, write_whole, written_whole
 from compress.core.types import Artifact, Row
 from reports import provenance, words
+from reports.compare import Setting
 from reports.export import long_table
 from reports.pages import Block, Page, page_of
 from reports.pictures import draw
@@ -61,8 +62,10 @@ def write_report(store: Store, artifacts: Sequence[Artifact], rows: Sequence[Row
     strips: dict[str, str] = {}
     for position, block in enumerate(blocks):
         tail = f"-{safe(block.anchor)}" if position else ""
-        plots[block.anchor] = _plots(block, out, tail)
-        png += [out / plot.file for plot in plots[block.anchor]]
+        plots[block.anchor] = _plots(block, block.settings, out, tail)
+        if block.web:
+            plots[f"{block.anchor}-web"] = _plots(block, block.web, out, tail, web=True)
+        png += [out / plot.file for key in (block.anchor, f"{block.anchor}-web") for plot in plots.get(key, ())]
         if block.strip is not None:
             strips[block.anchor] = f"strip{tail}.png"
             png.append(out / strips[block.anchor])
@@ -105,18 +108,20 @@ def breakable(name: str) -> Markup:
     return Markup(re.sub(r"([_-])", r"\1<wbr>", str(escape(name))))
 
 
-def _plots(block: Block, out: Path, tail: str) -> list[Plot]:
+def _plots(block: Block, settings: Sequence[Setting], out: Path, tail: str, *, web: bool = False) -> list[Plot]:
+    """The size's plot, unless it is about browsers, and one a setting: no plot holds two."""
     sizes = {line.artifact.id: line.size / 1e6 for line in block.lines}
-    wanted = [("size_loss", "Size against loss", "size, MB  (lower is better)", sizes)]
-    for position, setting in enumerate(block.settings):
+    wanted = [] if web else [("size_loss", "Size against loss", "size, MB  (lower is better)", sizes)]
+    for position, setting in enumerate(settings):
         costs = {line.artifact.id: line.speeds[setting].latency * 1e3 for line in block.lines if setting in line.speeds}
-        name = f"latency_loss-{safe(setting.target)}" if position else "latency_loss"
+        name = f"latency_loss-{safe(setting.target)}" if position or web else "latency_loss"
         label = f"latency p50, ms  (lower is better), {setting.label}"
-        wanted.append((name, f"Latency on {setting.target} against loss", label, costs))
+        caveat = f"\n{setting.caveat}" if setting.software else ""
+        wanted.append((name, f"Latency on {setting.target} against loss{caveat}", label, costs))
     made = []
-    for position, (name, title, label, costs) in enumerate(wanted):
+    for name, title, label, costs in wanted:
         points = _points(block, costs)
-        if len(points) > 1 or (points and position == 0):  # a single point compares nothing
+        if len(points) > 1 or (points and name == "size_loss"):  # a single point compares nothing
             made.append(_plot(points, out / f"{name}{tail}.png", xlabel=label, title=title))
     return made
 
@@ -143,7 +148,7 @@ def _plot(points: Sequence[Point], path: Path, *, xlabel: str, title: str) -> Pl
         scatter(points, Path(folder) / "dark.png", xlabel=xlabel, title=title, colors=DARK)
         dark = (Path(folder) / "dark.png").read_bytes()
     told = "; ".join(f"{p.name}: {words.three(p.x)}, loss {words.number(p.y)}" for p in points)
-    return Plot(path.name, f"{title}. {xlabel}. {told}.", _uri(light), _uri(dark))
+    return Plot(path.name, f"{title.replace(chr(10), ', ')}. {xlabel}. {told}.", _uri(light), _uri(dark))
 
 
 def safe(name: str) -> str:

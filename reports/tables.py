@@ -1,4 +1,4 @@
-"""Tables of text that both templates lay out: the comparison, every target's losses, speed and memory."""
+"""Tables of text that both templates lay out: what they are made of, the comparison, every target's losses."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 from compress.core.types import Better
 from reports import words
-from reports.compare import Line, Setting, Speed
+from reports.compare import Line, Setting
 from reports.lineage import Role, Thesis, thesis_teacher
 from reports.words import MISSING
 
@@ -30,6 +30,12 @@ class Column:
         return words.ARROWS[self.better]
 
 
+State = Literal["", "within", "outside", "open", "failed", "absent"]
+SIGNS: dict[State, str] = {"within": "✓", "outside": "✗"}
+SAID: dict[State, str] = {"within": "within the limit", "outside": "outside the limit", "open": "no limit declared",
+                          "absent": "not measured"}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Cell:
     """A value as text, what is said below it, and how it stands out."""
@@ -39,11 +45,22 @@ class Cell:
     value: float | None = None  # what ``text`` shows, for finding the best
     best: bool = False
     bad: bool = False
+    state: State = ""  # where it stands against a declared limit, if it is held against one
 
     @property
     def missing(self) -> bool:
         """Whether there is no value."""
         return self.text == MISSING
+
+    @property
+    def sign(self) -> str:
+        """A mark that tells the state without colour."""
+        return SIGNS.get(self.state, "")
+
+    @property
+    def said(self) -> str:
+        """The state in words, for who does not see it."""
+        return SAID.get(self.state, "")
 
 
 @dataclass(frozen=True)
@@ -56,6 +73,7 @@ class Entry:
     made: tuple[str, ...]
     rejected: str
     cells: tuple[Cell, ...]
+    failed: str = ""  # why there are no cells
 
 
 @dataclass(frozen=True)
@@ -96,10 +114,10 @@ def comparison(
         )
         for quantity, unit, better in sorted(metrics, key=lambda metric: metric[0] != "loss")
     ]
-    latencies = [(Column(f"Latency, {s.target}", "ms", "lower"), _latency(s)) for s in settings]
+    latencies = [(Column(f"Latency, {s.heading}", "ms", "lower"), latency(s)) for s in settings]
     foreign = _of_thesis(lines)
     parts = [(Column("Size", "MB", "lower"), _size), *scores[:1], *foreign, *scores[1:], *latencies]
-    table = _table(lines, parts, described=True)
+    table = table_of(lines, parts, described=True)
     if not baseline:
         return table
     quantities = sorted((quantity for quantity, _, _ in metrics), key=lambda quantity: quantity != "loss")
@@ -137,37 +155,21 @@ def by_target(
     def make(target: str, quantity: str) -> Make:
         def cell(line: Line) -> Cell:
             value = values.get((line.artifact.id, target, quantity))
-            return GAP if value is None else Cell(words.number(value), value=value)
+            if value is None:
+                return missing(line, target)
+            return Cell(f"{value:.0f}" if quantity == "dead_masks" else words.number(value), value=value)
 
         return cell
 
     parts = [(Column(f"{words.title(quantity)}, {target}", "", better), make(target, quantity))
              for quantity, better in quantities for target in targets]  # fmt: skip
-    return _table(lines, parts)
+    return table_of(lines, parts)
 
 
-def speed(lines: Sequence[Line], setting: Setting) -> Table:
-    """Speed and memory in one setting."""
-
-    def of(read: Callable[[Speed], float | None], write: Callable[[float], str]) -> Make:
-        def cell(line: Line) -> Cell:
-            known = line.speeds.get(setting)
-            value = read(known) if known else None
-            return GAP if value is None else Cell(write(value), value=value)
-
-        return cell
-
-    parts: list[tuple[Column, Make]] = [
-        (Column("Latency p50", "ms", "lower"), _latency(setting)),
-        (Column("p90", "ms", "lower"), of(lambda s: s.p90, words.ms)),
-        (Column("p99", "ms", "lower"), of(lambda s: s.p99, words.ms)),
-        (Column("First run", "ms", "lower"), of(lambda s: s.first, words.ms)),
-        (Column("Load", "ms", "lower"), of(lambda s: s.load, words.ms)),
-        (Column("Throughput", "images/s", "higher"), of(lambda s: s.throughput, words.three)),
-        (Column("Peak memory", "MB", "lower"), of(lambda s: s.peak_memory, words.mb)),
-        (Column("Repeats"), of(lambda s: s.repeats, words.count)),
-    ]
-    return _table([line for line in lines if setting in line.speeds], parts)
+def missing(line: Line, target: str) -> Cell:
+    """What stands where a number would: why it failed there, else that nothing was measured."""
+    reason = line.failures.get(target)
+    return GAP if reason is None else Cell("failed", (reason,), bad=True, state="failed")
 
 
 def metrics_target(lines: Iterable[Line]) -> str:
@@ -176,7 +178,8 @@ def metrics_target(lines: Iterable[Line]) -> str:
     return max(dict.fromkeys(targets), key=targets.count, default="")
 
 
-def _table(lines: Sequence[Line], parts: Sequence[tuple[Column, Make]], *, described: bool = False) -> Table:
+def table_of(lines: Sequence[Line], parts: Sequence[tuple[Column, Make]], *, described: bool = False) -> Table:
+    """A line a model, a column a part; the best of each column stands out, rejected models win nothing."""
     columns = tuple(column for column, _ in parts)
     rows = [[make(line) for _, make in parts] for line in lines]
     for position, column in enumerate(columns):
@@ -230,16 +233,20 @@ def _change(line: Line, target: str) -> tuple[str, ...]:
     return (*known, *ends, *elsewhere)
 
 
-def _latency(setting: Setting) -> Make:
+def latency(setting: Setting) -> Make:
+    """The median latency in one setting, and what it is against the teacher's of the same run, as a cell."""
+
     def cell(line: Line) -> Cell:
         known = line.speeds.get(setting)
         if known is None:
-            return GAP
+            return missing(line, setting.target)
         notes: tuple[str, ...] = () if line.role == "teacher" else ("no run with the teacher",)
         if known.faster is not None:
             elsewhere = (f"in run {known.ratio_run}",) if known.ratio_run != known.run else ()
             notes = (*words.faster(known.faster), *elsewhere)
-        return Cell(words.ms(known.latency), notes, value=known.latency)
+        reason = line.failures.get(setting.target)
+        since = () if reason is None else (f"newest run failed: {reason}",)
+        return Cell(words.ms(known.latency), (*notes, *since), value=known.latency, state="failed" if since else "")
 
     return cell
 

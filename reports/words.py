@@ -79,6 +79,19 @@ def count(value: float) -> str:
     return f"{value:.0f}"
 
 
+def tiny(value: float) -> str:
+    """A difference that may be very small: 0, 3.1e-6, 0.00710, 1.25."""
+    if value == 0 or not math.isfinite(value) or abs(value) >= 1e-3:
+        return three(value) if value >= 0 or not math.isfinite(value) else f"−{three(-value)}"
+    digits, power = f"{abs(value):.1e}".split("e")
+    return f"{'−' if value < 0 else ''}{digits}e−{abs(int(power))}"
+
+
+def signed(value: float) -> str:
+    """A small difference with its sign: +1.2e−8, −0.00300, 0."""
+    return f"+{tiny(value)}" if value > 0 else tiny(value)
+
+
 def many(number: float, noun: str) -> str:
     """A count and its noun: "1 image", "24 images"."""
     return f"{number:.0f} {noun}{'' if number == 1 else 's'}"
@@ -142,3 +155,9 @@ def loss_words(change: Interval) -> str:
 def listed(parts: list[str]) -> str:
     """Join with commas and an "and"."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def named(parts: list[str], most: int) -> str:
+    """The first few of a list and how many more there are."""
+    more = len(parts) - most
+    return listed([*parts[:most], f"{more} more"]) if more > 0 else listed(parts)
