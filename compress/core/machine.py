@@ -25,7 +25,6 @@ EXTRAS = {
     "web": "tensorflowjs",
     "inc": "neural_compressor",
     "prune": "torch_pruning",
-    "browser": "playwright",
 }
 
 

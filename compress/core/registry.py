@@ -39,10 +39,12 @@ class Room(Generic[T]):
     Args:
         package: Dotted name of the package.
         noun: What a member is called in messages, "teacher".
+        dashed: Whether names are written with dashes, where a module's can only have underscores.
     """
 
     package: str
     noun: str
+    dashed: bool = False
 
     def _folder(self) -> Path:
         spec = importlib.util.find_spec(self.package)
@@ -51,7 +53,8 @@ class Room(Generic[T]):
 
     def names(self) -> list[str]:
         """Names of the members, sorted."""
-        return sorted(p.stem.rstrip("_") for p in self._folder().glob("*.py") if _public(p.stem))
+        stems = (p.stem.rstrip("_") for p in self._folder().glob("*.py") if _public(p.stem))
+        return sorted(stem.replace("_", "-") if self.dashed else stem for stem in stems)
 
     def help(self, name: str) -> str:
         """First line of the member's docstring, read without importing it."""
@@ -77,10 +80,10 @@ class Room(Generic[T]):
     def _path(self, name: str) -> Path:
         if name not in self:
             raise unknown(self.noun, name, self.names())
-        folder = self._folder()
-        plain = folder / f"{name}.py"
+        folder, stem = self._folder(), name.replace("-", "_") if self.dashed else name
+        plain = folder / f"{stem}.py"
         # ``import_.py`` is the member "import": a keyword can't name a module
-        return plain if plain.exists() else folder / f"{name}_.py"
+        return plain if plain.exists() else folder / f"{stem}_.py"
 
 
 def _public(stem: str) -> bool:
