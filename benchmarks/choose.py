@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.rows import Entry
 from benchmarks.targets import TARGETS
-from benchmarks.targets.base import Target
+from benchmarks.targets.base import How, Target
 from compress.core.console import log
 from compress.core.errors import ArtifactError, CompressError, MissingExtraError, UsageError
 from compress.core.store import Store
@@ -17,25 +17,25 @@ from compress.core.types import Artifact
 
 @dataclass(frozen=True)
 class Choice:
-    """Models and targets that go together; ``entries`` of them are ready, ``failed`` says why others are not."""
+    """Models and targets that go together; ``entries`` of them are ready, ``refused`` are not, for a reason."""
 
-    pairs: tuple[tuple[Artifact, str], ...]
+    pairs: tuple[tuple[Artifact, Target], ...]
     entries: tuple[Entry, ...] = ()
-    failed: dict[str, str] = field(default_factory=dict)
+    refused: tuple[tuple[Entry, str], ...] = ()
 
 
-def choose_targets(names: Sequence[str]) -> list[Target]:
-    """Return the targets of those names, each once.
+def choose_targets(names: Sequence[str], how: How | None = None) -> list[Target]:
+    """Return the targets of those names, each once, as the user chose them.
 
     Raises:
         UsageError: For a name that is no target.
         MissingExtraError: For one that this machine can't run.
     """
-    targets = [TARGETS.get(name) for name in dict.fromkeys(names)]
+    targets = [TARGETS.get(name).configured(how or How()) for name in dict.fromkeys(names)]
     for target in targets:
         missing = target.available()
         if missing:
-            raise MissingExtraError(f"target '{target.name}' can't run here: {missing}", hint="see `benchmarks list`")
+            raise MissingExtraError(f"target '{target.label}' can't run here: {missing}", hint="see `benchmarks list`")
     return targets
 
 
@@ -71,19 +71,19 @@ def match(artifacts: Sequence[Artifact], targets: Sequence[Target]) -> Choice:
         for artifact in artifacts:
             why = target.can_run(artifact)
             if why:
-                left_out.append(f"{artifact.name} ({artifact.id}) on {target.name}: {why}")
+                left_out.append(f"{artifact.name} ({artifact.id}) on {target.label}: {why}")
             else:
-                pairs.append((artifact, target.name))
+                pairs.append((artifact, target))
     if not pairs:
         raise UsageError(f"nothing to measure: {'; '.join(left_out)}", hint="see `benchmarks list`, `compress list`")
-    models = ", ".join(f"{artifact.name} ({artifact.id}) on {target}" for artifact, target in pairs)
+    models = ", ".join(f"{artifact.name} ({artifact.id}) on {target.label}" for artifact, target in pairs)
     log.info("measuring %s", models)
     for line in left_out:
         log.info("left out: %s", line)
     return Choice(tuple(pairs))
 
 
-def ready(store: Store, choice: Choice, size: int | None) -> Choice:
+def ready(store: Store, choice: Choice, size: int | None, how: How | None = None) -> Choice:
     """Check every file, make what the targets need (exports) and settle the size each model runs at.
 
     Raises:
@@ -92,16 +92,15 @@ def ready(store: Store, choice: Choice, size: int | None) -> Choice:
     from compress.jobs.evaluate import input_at
 
     specs = [input_at(artifact, size) for artifact, _ in choice.pairs]
-    entries, failed = [], {}
+    entries, refused = [], []
     for (artifact, target), spec in zip(choice.pairs, specs, strict=True):
+        entry = Entry(artifact, target.label, None, spec.height, spec.width, target.name, how or How())
         try:
-            path = _prepared(store, artifact, TARGETS.get(target))
+            entries.append(replace(entry, path=_prepared(store, artifact, target)))
         except CompressError as error:
-            failed[f"{artifact.id} {target}"] = str(error)
-            log.error("%s (%s) on %s failed: %s", artifact.name, artifact.id, target, error)
-        else:
-            entries.append(Entry(artifact, target, path, spec.height, spec.width))
-    return Choice(choice.pairs, tuple(entries), failed)
+            refused.append((entry, str(error)))
+            log.error("%s (%s) on %s failed: %s", artifact.name, artifact.id, target.label, error)
+    return Choice(choice.pairs, tuple(entries), tuple(refused))
 
 
 def _prepared(store: Store, artifact: Artifact, target: Target) -> Path | None:

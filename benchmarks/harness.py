@@ -9,37 +9,51 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
+from benchmarks.parity import References
 from benchmarks.process import COMMAND, Process, WorkerError
-from benchmarks.rows import Entry, Measured, Scored, Setting, Units, rows_of
+from benchmarks.rows import Entry, Longest, Measured, Scored, Setting, Units, rows_of
 from compress.core.console import Advance, log, progress
 from compress.core.machine import cores, this_machine
 from compress.core.store import Store
 from compress.core.types import Row, to_json
 
 BLOCK = 5  # repeats in a row before the next model's turn
+LEAST = 3  # repeats that a model gets however slow it is
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """On what data the models are scored. images: how many there are to score, for the progress display."""
+    """On what data the models are scored.
+
+    images: how many there are to score, for the progress display; compared: how many of them are compared, value by
+    value, with the pictures of the network a model came from.
+    """
 
     data: tuple[str, ...]
     split: str
     limit: int | None
     images: int
     units: Units
+    compared: int = 4
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How it is measured. threads: 0 for all. scoring: None for latency only."""
+    """How it is measured.
+
+    threads: 0 for all. scoring: None for latency only. budget: seconds of timed inferences after which a model gets no
+    more than ``LEAST`` repeats; 0 for none. longest: pixels a side of one more, largest inference; 0 for none.
+    """
 
     repeats: int = 30
     warmup: int = 5
+    budget: float = 0.0
+    longest: int = 0
     threads: int = 0
     batch: int = 1
     seed: int = 0
@@ -62,27 +76,33 @@ class _Bench:
     alive: bool = True
 
 
-def measure(store: Store, entries: Sequence[Entry], plan: Plan, *, command: Sequence[str] = COMMAND) -> Outcome:
+def measure(store: Store, entries: Sequence[Entry], plan: Plan, *, refused: Sequence[tuple[Entry, str]] = (),
+            command: Sequence[str] = COMMAND) -> Outcome:  # fmt: skip
     """Measure every entry and append the rows to the store, the finished ones also when interrupted.
 
     Args:
         store: Where the artifacts lie and the rows go.
         entries: What to measure.
         plan: How.
+        refused: What could not even be started, and why.
         command: What starts a worker.
 
     Returns:
-        Rows of every entry that came through; an entry whose worker failed has none.
+        Rows of every entry. One whose worker failed has a row that says why, and those of the steps it finished if
+        its latency was among them.
     """
     setting = Setting(_run_id(), this_machine(plan.threads), plan.batch, BLOCK, plan.threads or cores())
     outcome = Outcome(setting.run)
     units = plan.scoring.units if plan.scoring else {}
     with _benches(entries, command) as benches:
         try:
-            _measure(benches, store, plan, setting, outcome)
+            _measure(benches, store, plan, setting, outcome, command)
         finally:
             for bench in benches:
-                outcome.rows += rows_of(bench.measured, setting, units) if bench.alive else []
+                outcome.rows += rows_of(bench.measured, setting, units)
+            for entry, why in refused:
+                outcome.rows += rows_of(Measured(entry, failed=why), setting, units)
+                outcome.failed[_name(entry)] = why
             if outcome.rows:
                 store.add_rows(outcome.rows)
     return outcome
@@ -104,17 +124,18 @@ def _benches(entries: Sequence[Entry], command: Sequence[str]) -> Iterator[list[
             bench.process.close()
 
 
-def _measure(benches: list[_Bench], store: Store, plan: Plan, setting: Setting, outcome: Outcome) -> None:
+def _measure(benches: list[_Bench], store: Store, plan: Plan, setting: Setting, outcome: Outcome,
+             command: Sequence[str]) -> None:  # fmt: skip
     with progress("load and warm up", len(benches)) as advance:
         _each(benches, lambda bench: _load(bench, store, plan, setting.threads, advance), outcome)
     _rounds(benches, plan, outcome)
     # before anything is scored: that imports what the measured model does not need
     _each(benches, _weigh, outcome)
     if plan.scoring is not None:
-        scoring = plan.scoring
-        with progress("score", len(benches) * scoring.images) as advance:
-            _each(benches, lambda bench: _score(bench, scoring, plan.seed, advance), outcome)
-        _beside(benches, scoring, plan.seed)
+        _score_all(benches, plan, plan.scoring, References(store, _request(plan, plan.scoring), command), outcome)
+    if plan.longest:
+        with progress(f"one inference at {plan.longest} px", len(benches)) as advance:
+            _each(benches, lambda bench: _longest(bench, plan, advance), outcome)
 
 
 def _each(benches: Sequence[_Bench], do: Callable[[_Bench], None], outcome: Outcome) -> None:
@@ -128,15 +149,20 @@ def _each(benches: Sequence[_Bench], do: Callable[[_Bench], None], outcome: Outc
             bench.alive = False
             bench.process.close()
             entry = bench.measured.entry
-            outcome.failed[f"{entry.artifact.id} {entry.target}"] = str(error)
+            bench.measured.failed = outcome.failed[_name(entry)] = str(error)
             log.error("%s (%s) on %s failed: %s", entry.artifact.name, entry.artifact.id, entry.target, error)
+
+
+def _name(entry: Entry) -> str:
+    return f"{entry.artifact.id} {entry.target}"
 
 
 def _load(bench: _Bench, store: Store, plan: Plan, threads: int, advance: Advance) -> None:
     measured, entry = bench.measured, bench.measured.entry
     reply = bench.process.ask(
         "load",
-        target=entry.target,
+        target=entry.name or entry.target,
+        how=asdict(entry.how),
         store=str(store.root),
         artifact=to_json(entry.artifact),
         path=str(entry.path or ""),
@@ -147,9 +173,17 @@ def _load(bench: _Bench, store: Store, plan: Plan, threads: int, advance: Advanc
         seed=plan.seed,
     )
     measured.load, measured.memory_before, measured.describe = reply["seconds"], reply["before"], reply["describe"]
+    measured.start = reply.get("start", 0.0)
     measured.first = _run(bench, 1)[0]
-    _run(bench, plan.warmup)
+    # what takes long each time needs no more than the one inference to warm up
+    _run(bench, plan.warmup if not _slow(bench, plan) else min(plan.warmup, 1))
     advance(entry.artifact.name)
+
+
+def _slow(bench: _Bench, plan: Plan) -> bool:
+    """Whether a few of its inferences fill the budget."""
+    assert bench.measured.first is not None
+    return bool(plan.budget) and bench.measured.first * 2 * BLOCK > plan.budget
 
 
 def _run(bench: _Bench, count: int) -> list[float]:
@@ -164,13 +198,17 @@ def _rounds(benches: list[_Bench], plan: Plan, outcome: Outcome) -> None:
         for block in blocks:
 
             def turn(bench: _Bench, count: int = block) -> None:
-                _run(bench, 1)  # wakes its caches and threads: the model before it had them
-                latencies[bench.process.id] += _run(bench, count)
+                mine = latencies[bench.process.id]
+                if not (plan.budget and len(mine) >= LEAST and sum(mine) > plan.budget):
+                    slow = _slow(bench, plan)
+                    _run(bench, 0 if slow else 1)  # wakes its caches and threads: the model before it had them
+                    mine += _run(bench, 1 if slow else count)
                 advance(bench.measured.entry.artifact.name)
 
             _each(rng.sample(benches, len(benches)), turn, outcome)
     for bench in benches:
-        bench.measured.latencies = tuple(latencies[bench.process.id])
+        if bench.alive:
+            bench.measured.latencies = tuple(latencies[bench.process.id])
 
 
 def _blocks(repeats: int) -> list[int]:
@@ -179,14 +217,33 @@ def _blocks(repeats: int) -> list[int]:
 
 
 def _weigh(bench: _Bench) -> None:
-    bench.measured.memory_peak = bench.process.ask("memory")["peak"]
+    reply, measured = bench.process.ask("memory"), bench.measured
+    measured.memory_peak, measured.memories, measured.download = reply["peak"], reply["kinds"], reply["download"]
 
 
-def _score(bench: _Bench, scoring: Scoring, seed: int, advance: Advance) -> None:
-    reply = bench.process.ask(
-        "evaluate", advance, data=scoring.data, split=scoring.split, seed=seed, limit=scoring.limit
-    )
+def _longest(bench: _Bench, plan: Plan, advance: Advance) -> None:
+    bench.measured.longest = Longest(**bench.process.ask("longest", side=plan.longest, seed=plan.seed))
+    advance(bench.measured.entry.artifact.name)
+
+
+def _request(plan: Plan, scoring: Scoring) -> dict[str, Any]:
+    return {"data": scoring.data, "split": scoring.split, "seed": plan.seed, "limit": scoring.limit,
+            "kept": scoring.compared}  # fmt: skip
+
+
+def _score_all(benches: list[_Bench], plan: Plan, scoring: Scoring, references: References, outcome: Outcome) -> None:
+    with closing(references), progress("score", len(benches) * scoring.images) as advance:
+        _each(benches, lambda bench: _score(bench, scoring, references, advance), outcome)
+    _beside(benches, scoring, plan.seed)
+
+
+def _score(bench: _Bench, scoring: Scoring, references: References, advance: Advance) -> None:
+    entry = bench.measured.entry
+    folder = references.folder(f"{bench.process.id}")
+    reply = bench.process.ask("evaluate", advance, keep=str(folder), **references.request)
     bench.measured.scored = Scored(reply["metrics"], tuple(reply["losses"]), reply["data"], scoring.split, scoring.data)
+    if scoring.compared:
+        bench.measured.compared = references.compare(entry, folder, reply["mae"])
 
 
 def _beside(benches: Sequence[_Bench], scoring: Scoring, seed: int) -> None:

@@ -9,13 +9,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.targets.base import How
 from compress.core.types import Artifact, Better, Machine, Row
+
+# What a page over the network costs: bits per second and seconds of a round trip, as WebPageTest and Lighthouse name
+# them. Two round trips: one for the page's own connection, one for the files asked for together.
+NETWORKS = {"4g": (1.6e6, 0.150), "cable": (5e6, 0.028)}
+ROUND_TRIPS = 2
+LONGEST_LIMIT = 25.0  # seconds a photo may take, thesis 5
+MEMORIES = ("js", "gpu", "wasm")
 
 
 @dataclass(frozen=True)
 class Entry:
     """One model on one target.
 
+    ``target`` is what its rows are called, ``name`` the target's own name and ``how`` the user's choices about it;
     ``path`` is what the target made of the artifact, None where it runs the artifact itself; ``height`` and
     ``width`` are the pixels it is measured at.
     """
@@ -25,6 +34,8 @@ class Entry:
     path: Path | None
     height: int
     width: int
+    name: str = ""
+    how: How = field(default_factory=How)
 
     @property
     def bytes(self) -> int:
@@ -47,18 +58,54 @@ class Scored:
     baseline: dict[str, Any] = field(default_factory=dict)  # what needs no network: "name" and "metrics"; or empty
 
 
+@dataclass(frozen=True)
+class Compared:
+    """One entry's pictures against those of the network it came from, on the same photos.
+
+    ``max_abs`` is the largest difference of any value, ``mae`` this one's MAE minus the reference's; ``limit`` is None
+    where none is declared.
+    """
+
+    max_abs: float
+    mae: float
+    images: int
+    reference: str
+    reference_target: str
+    limit: float | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the largest difference is within the limit; NaN is not."""
+        return self.limit is None or self.max_abs <= self.limit
+
+
+@dataclass(frozen=True)
+class Longest:
+    """One inference at the largest size a user may bring, in seconds."""
+
+    seconds: float
+    height: int
+    width: int
+
+
 @dataclass
 class Measured:
     """What is known of one entry so far; None where it is not measured (yet). Seconds and bytes."""
 
     entry: Entry
+    start: float = 0.0  # that a browser took to fetch and start the runtime
     load: float | None = None
     describe: dict[str, Any] = field(default_factory=dict)
     first: float | None = None
     latencies: tuple[float, ...] = ()  # raw, in the order they were measured
     memory_before: int = 0
     memory_peak: int | None = None
+    memories: dict[str, int] = field(default_factory=dict)  # of a browser, by kind
+    download: dict[str, dict[str, int]] = field(default_factory=dict)  # of a browser, see targets.base.Remote
     scored: Scored | None = None
+    compared: Compared | None = None
+    longest: Longest | None = None
+    failed: str = ""  # why it came no further
 
 
 @dataclass(frozen=True)
@@ -97,6 +144,10 @@ Quantity = tuple[str, float, str, Better, tuple[float, ...], dict[str, Any]]
 
 
 def _quantities(measured: Measured, setting: Setting, units: Units) -> Iterator[Quantity]:
+    if measured.failed:
+        yield "failed", 1, "count", "none", (), {"reason": measured.failed}
+        if not measured.latencies:
+            return
     if measured.load is not None:
         yield from _made(measured.entry)
         yield "load", measured.load, "s", "lower", (), {}
@@ -108,8 +159,53 @@ def _quantities(measured: Measured, setting: Setting, units: Units) -> Iterator[
         yield "throughput", setting.batch * len(seconds) / sum(seconds), "1/s", "higher", (), {}
     if measured.memory_peak is not None:
         yield "peak_memory", measured.memory_peak, "B", "lower", (), {"before": measured.memory_before}
+    for kind in MEMORIES:
+        if measured.memories.get(kind):
+            yield f"{kind}_memory", measured.memories[kind], "B", "lower", (), {}
+    if measured.download:
+        yield from _downloads(measured)
     if measured.scored is not None:
         yield from _scores(measured.scored, units)
+    if measured.compared is not None:
+        yield from _parity(measured.compared)
+    if measured.longest is not None:
+        longest = measured.longest
+        at = {"size": longest.height, "height": longest.height, "width": longest.width, "limit": LONGEST_LIMIT,
+              "threads": setting.threads}  # fmt: skip
+        yield "longest", longest.seconds, "s", "lower", (), at
+
+
+def _downloads(measured: Measured) -> Iterator[Quantity]:
+    """What is fetched, and when the first picture stands: transfer, start, load, first inference, one after another."""
+    model, runtime = measured.download["model"], measured.download["runtime"]
+    beside = {"runtime_gzip": runtime["gzip"]}
+    for name, how in (("download", "raw"), ("download_gzip", "gzip"), ("download_brotli", "brotli")):
+        yield name, model[how], "B", "lower", (), beside
+    if measured.load is None or measured.first is None:
+        return
+    for name, (speed, round_trip) in NETWORKS.items():
+        transfer = 8 * (model["gzip"] + runtime["gzip"]) / speed + ROUND_TRIPS * round_trip
+        details = {"bits_per_second": speed, "round_trip": round_trip, "transfer": transfer, "start": measured.start}
+        yield (
+            f"first_mask_{name}",
+            transfer + measured.start + measured.load + measured.first,
+            "s",
+            "lower",
+            (),
+            beside | details,
+        )
+
+
+def _parity(compared: Compared) -> Iterator[Quantity]:
+    details = {
+        "images": compared.images,
+        "reference": compared.reference,
+        "reference_target": compared.reference_target,
+        "limit": compared.limit,
+        "passed": compared.passed,
+    }
+    yield "parity_max", compared.max_abs, "1", "lower", (), details
+    yield "parity_mae", compared.mae, "1", "none", (), details
 
 
 def _made(entry: Entry) -> Iterator[Quantity]:

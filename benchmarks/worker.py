@@ -9,10 +9,12 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from benchmarks.targets import TARGETS
+from benchmarks.targets.base import How, Remote
 from compress.core.errors import CompressError
 from compress.core.store import Store
 from compress.core.types import Artifact, ImageSpec, from_json
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from compress.formats.base import Runner
+    from compress.jobs.evaluate import Keep
     from compress.kit.data.sets import Dataset
+    from compress.tasks.base import Score
 
 Reply = dict[str, Any]
 
@@ -52,18 +56,36 @@ class Worker:
         self.store = Store(Path(request["store"]))
         self.spec = at_size(self.artifact.input, request["height"], request["width"])
         self.image = _noise(self.spec, request["batch"], request["seed"])
-        target = TARGETS.get(request["target"])
+        target = TARGETS.get(request["target"]).configured(How(**request["how"]))
         target.start()
         path = Path(request["path"]) if request["path"] else None
         before, start = _memory(), time.perf_counter()
         self.runner = target.open(self.store, self.artifact, path, request["threads"])
         seconds = time.perf_counter() - start
         self.opened.callback(self.runner.close)
-        return {"seconds": seconds, "before": before, "describe": dict(self.runner.describe)}
+        reply = {"seconds": seconds, "before": before, "describe": dict(self.runner.describe)}
+        if isinstance(self.runner, Remote):
+            reply |= {"seconds": self.runner.load_seconds, "before": 0, "start": self.runner.start_seconds}
+        return reply
 
     def run(self, request: Reply) -> Reply:
         """Infer "count" times; "seconds" of each, from an array in host memory to an array in host memory."""
+        if isinstance(self.runner, Remote):
+            return {"seconds": self.runner.seconds(self.image, request["count"])}
         return {"seconds": [self._seconds() for _ in range(request["count"])]}
+
+    def longest(self, request: Reply) -> Reply:
+        """Infer once at "side" pixels a side, or at the network's own where it has only one: "seconds" and sides."""
+        side = request["side"]
+        spec = at_size(self.spec, side, side) if self.artifact.input.dynamic else self.spec
+        image = _noise(spec, 1, request["seed"])
+        if isinstance(self.runner, Remote):
+            [seconds] = self.runner.seconds(image, 1)
+        else:
+            start = time.perf_counter()
+            self.runner(image)
+            seconds = time.perf_counter() - start
+        return {"seconds": seconds, "height": spec.height, "width": spec.width}
 
     def _seconds(self) -> float:
         start = time.perf_counter()
@@ -71,19 +93,36 @@ class Worker:
         return time.perf_counter() - start
 
     def memory(self, request: Reply) -> Reply:  # noqa: ARG002
-        """Largest resident size of this process so far, in bytes; ask before ``evaluate``, which imports torch."""
-        return {"peak": _peak_memory()}
+        """Largest resident size of this process so far, in bytes; ask before ``evaluate``, which imports torch.
+
+        Of a runner in a program of its own: that program's, its "kinds" of memory, and what it "download"s.
+        """
+        if isinstance(self.runner, Remote):
+            kinds = self.runner.memory()
+            return {"peak": kinds.pop("process", 0), "kinds": kinds, "download": self.runner.download()}
+        return {"peak": _peak_memory(), "kinds": {}, "download": {}}
 
     def evaluate(self, request: Reply) -> Reply:
-        """Score the data set and keep sample pictures: "metrics", "losses" of each image, "data" its fingerprint."""
+        """Score the data set: "metrics", "losses" of each image, "data" its fingerprint; sample pictures are kept.
+
+        The predictions for "kept" photos spread over the set are written to the folder "keep", "mae" is theirs; with
+        "only_kept" nothing else is looked at.
+        """
         from compress.jobs.evaluate import evaluate, keep_pictures
+        from compress.kit.data.sets import Subset
         from compress.tasks import TASKS
 
-        task = TASKS.get(self.artifact.task)
-        data = self._data(request)
-        scored = evaluate(self.runner, self.spec, task, data, lambda _="": self.tell({"step": True}))
-        keep_pictures(self.store, self.artifact, self.runner, self.spec, task, data)
-        return {"metrics": scored.metrics, "losses": scored.losses, "data": data.fingerprint}
+        task, data = TASKS.get(self.artifact.task), self._data(request)
+        chosen = _spread(len(data), request["kept"])
+        keeper = _Keeper(Path(request["keep"]), chosen)
+        if request.get("only_kept"):
+            keeper.kept = list(range(len(chosen)))
+            data = Subset(data, tuple(chosen))
+        else:
+            keeper.draw = keep_pictures(self.store, self.artifact, task, data)
+        scored = evaluate(self.runner, self.spec, task, data, lambda _="": self.tell({"step": True}), keep=keeper)
+        mae = task.summarize(keeper.scores)["mae"] if keeper.scores else 0.0
+        return {"metrics": scored.metrics, "losses": scored.losses, "data": data.fingerprint, "mae": mae}
 
     def baseline(self, request: Reply) -> Reply:
         """Score what needs no network on the same photos: "baseline", its "name" and "metrics", empty for none."""
@@ -100,6 +139,30 @@ class Worker:
 
         task = TASKS.get(self.artifact.task)
         return spread(task.open(request["data"], request["split"], seed=request["seed"]), request["limit"])
+
+
+@dataclass
+class _Keeper:
+    """Writes the predictions of the images at ``kept``, numbered in that order, and keeps their scores."""
+
+    folder: Path
+    kept: list[int]
+    scores: list[Score] = field(default_factory=list)
+    draw: Keep | None = None  # is handed every prediction too
+
+    def __call__(self, index: int, prediction: NDArray[np.float32], score: Score) -> None:
+        if self.draw is not None:
+            self.draw(index, prediction, score)
+        if index in self.kept:
+            import numpy as np
+
+            np.save(self.folder / f"{len(self.scores):03d}.npy", prediction)
+            self.scores.append(score)
+
+
+def _spread(length: int, count: int) -> list[int]:
+    """At most ``count`` indices, spread evenly."""
+    return list(range(length)) if count >= length else [k * length // count for k in range(count)]
 
 
 def _noise(spec: ImageSpec, batch: int, seed: int) -> NDArray[np.float32]:

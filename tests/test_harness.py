@@ -61,6 +61,7 @@ FAKE = textwrap.dedent(
                 open(self.options["closed"], "w").close()
 
     class Target:
+        def configured(self, how): return self
         def start(self): pass
         def open(self, store, artifact, path, threads): return Fake(artifact, threads)
 
@@ -141,7 +142,9 @@ def test_each_model_has_a_fresh_process_of_its_own(store, command, tmp_path):
 def test_a_failing_worker_does_not_take_the_others_along(store, command, fault, words, caplog):
     entries = [entry("good"), entry("bad", **fault), entry("fine")]
     outcome = measure(store, entries, Plan(repeats=7, warmup=2), command=command)
-    assert {r.artifact for r in outcome.rows} == {"id-good", "id-fine"}
+    assert {r.artifact for r in outcome.rows if r.quantity == "latency"} == {"id-good", "id-fine"}
+    assert [r.quantity for r in outcome.rows if r.artifact == "id-bad"] == ["failed"]
+    assert words in row(outcome, "bad", "failed").details["reason"]
     assert all(len(row(outcome, name, "latency").repeats) == 7 for name in ("good", "fine"))
     [(key, why)] = outcome.failed.items()
     assert key == "id-bad fake"

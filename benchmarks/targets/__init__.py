@@ -3,4 +3,4 @@
 from benchmarks.targets.base import Target
 from compress.core.registry import Room
 
-TARGETS: Room[Target] = Room("benchmarks.targets", "target")
+TARGETS: Room[Target] = Room("benchmarks.targets", "target", dashed=True)

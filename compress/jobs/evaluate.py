@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
+from numpy.typing import NDArray
 
 from compress.core.console import Advance, log
 from compress.core.errors import DataError, UsageError
@@ -19,9 +21,10 @@ from compress.jobs.desk import now
 from compress.kit.data.sets import Dataset
 from compress.kit.infer import at_size, predict
 from compress.kit.measure.metrics import Metric
-from compress.tasks.base import Extra, Guess, Task
+from compress.tasks.base import Extra, Guess, Score, Task
 
 SAMPLES = 6  # pictures kept for the report
+Keep = Callable[[int, NDArray[np.float32], Score], None]  # index of an image, its prediction (C', h, w), its score
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,10 @@ def evaluate(
     *,
     tile: int = 0,
     extras: Sequence[Extra] = (),
+    keep: Keep | None = None,
 ) -> Evaluation:
-    """Score every image of ``dataset`` at its original size; ``advance`` is called after each."""
-    return _score(lambda photo: predict(runner, spec, photo, tile), task, dataset, advance, extras)
+    """Score every image of ``dataset`` at its original size; ``advance`` is called after each, ``keep`` with each."""
+    return _score(lambda photo: predict(runner, spec, photo, tile), task, dataset, advance, extras, keep)
 
 
 def evaluate_baseline(
@@ -85,7 +89,14 @@ def evaluate_baseline(
     return None if baseline is None else (baseline.name, _score(baseline.guess, task, dataset, advance))
 
 
-def _score(guess: Guess, task: Task, dataset: Dataset, advance: Advance, extras: Sequence[Extra] = ()) -> Evaluation:
+def _score(
+    guess: Guess,
+    task: Task,
+    dataset: Dataset,
+    advance: Advance,
+    extras: Sequence[Extra] = (),
+    keep: Keep | None = None,
+) -> Evaluation:
     scores = []
     for index in range(len(dataset)):
         original = dataset.original(index)
@@ -93,6 +104,8 @@ def _score(guess: Guess, task: Task, dataset: Dataset, advance: Advance, extras:
         scores.append(task.score(prediction, original["target"]))
         for extra in extras:
             extra.add(prediction, original["target"])
+        if keep is not None:
+            keep(index, prediction, scores[-1])
         advance()
     losses = tuple(float(score["loss"]) for score in scores)
     further = {extra.metric.name: extra.result() for extra in extras}
@@ -105,18 +118,28 @@ def sample_indices(length: int) -> list[int]:
     return [round(k * (length - 1) / max(1, count - 1)) for k in range(count)]
 
 
-def keep_pictures(store: Store, artifact: Artifact, runner: Runner, spec: ImageSpec, task: Task, data: Dataset) -> None:
-    """Write sample predictions, and the photos and truths they belong to, under ``store.pictures``."""
-    for number, index in enumerate(sample_indices(len(data))):
-        original = data.original(index)
-        photo = original["image"]
-        truth = task.as_prediction(original["target"])
-        mine = store.pictures(data.fingerprint, artifact.id)
-        theirs = store.pictures(data.fingerprint, "truth")
-        for folder, prediction in ((mine, predict(runner, spec, photo)), (theirs, truth)):
-            for kind, picture in task.pictures(photo, prediction).items():
-                save_picture(folder / f"{number:02d}.{kind}.png", picture)
-        save_picture(theirs / f"{number:02d}.photo.png", PIL.Image.fromarray(photo))
+def keep_pictures(store: Store, artifact: Artifact, task: Task, data: Dataset) -> Keep:
+    """Return what writes sample predictions, their photos and their truths under ``store.pictures``."""
+    samples = sample_indices(len(data))
+
+    def keep(index: int, prediction: NDArray[np.float32], score: Score) -> None:  # noqa: ARG001
+        if index in samples:
+            _keep_picture(store, artifact, task, data, index, f"{samples.index(index):02d}", prediction)
+
+    return keep
+
+
+def _keep_picture(
+    store: Store, artifact: Artifact, task: Task, data: Dataset, index: int, name: str, prediction: NDArray[np.float32]
+) -> None:
+    original = data.original(index)
+    photo, truth = original["image"], task.as_prediction(original["target"])
+    mine = store.pictures(data.fingerprint, artifact.id)
+    theirs = store.pictures(data.fingerprint, "truth")
+    for folder, picture in ((mine, prediction), (theirs, truth)):
+        for kind, drawn in task.pictures(photo, picture).items():
+            save_picture(folder / f"{name}.{kind}.png", drawn)
+    save_picture(theirs / f"{name}.photo.png", PIL.Image.fromarray(photo))
 
 
 def save_picture(path: Path, picture: PIL.Image.Image) -> None:

@@ -53,11 +53,11 @@ def run(
     extras = task.extras(**flags.values[0])
     runner = open_runner(store, artifact)
     with progress(f"score {artifact.name}", len(data)) as advance:
-        result = evaluate(runner, spec, task, data, advance, tile=options.tile, extras=extras)
+        keep = keep_pictures(store, artifact, task, data)
+        result = evaluate(runner, spec, task, data, advance, tile=options.tile, extras=extras, keep=keep)
     if "classes" in result.details and hasattr(data, "labels"):
         result.details["classes"] = list(data.labels)
     more = {**({"details": result.details} if result.details else {}), **_baseline(options, task, data, result)}
-    keep_pictures(store, artifact, runner, spec, task, data)
     source = Source(options.data, options.split)
     metrics = [*task.metrics, *(extra.metric for extra in extras)]
     store.add_rows(metric_rows(artifact, runner, spec, data, source, result, metrics, {**more, **flags.settings}))
