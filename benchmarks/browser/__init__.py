@@ -1,0 +1,1 @@
+"""One fresh real browser with one page that loads one model and runs it when told."""
