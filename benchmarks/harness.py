@@ -175,8 +175,13 @@ def _load(bench: _Bench, store: Store, plan: Plan, threads: int, advance: Advanc
     measured.load, measured.memory_before, measured.describe = reply["seconds"], reply["before"], reply["describe"]
     measured.start = reply.get("start", 0.0)
     measured.first = _run(bench, 1)[0]
-    # what takes long each time needs no more than the one inference to warm up
-    _run(bench, plan.warmup if not _slow(bench, plan) else min(plan.warmup, 1))
+    slow = _slow(bench, plan)
+    if slow:
+        software = ", drawn by the processor" if measured.describe.get("software") else ""
+        log.warning("%s takes %.0f s a picture on %s%s: a few repeats must do; --limit N scores fewer pictures",
+                    entry.artifact.name, measured.first, entry.target, software)  # fmt: skip
+    # what takes long each time needs no more than one inference to warm up
+    _run(bench, min(plan.warmup, 1) if slow else plan.warmup)
     advance(entry.artifact.name)
 
 

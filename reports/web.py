@@ -81,6 +81,7 @@ def environment(runtime: Mapping[str, Any]) -> str:
         ("SIMD" if runtime["simd"] else "no SIMD") if runtime.get("simd") is not None and backend == "wasm" else "",
         "float16 textures" if runtime.get("half") else "",
         "" if isolated is None else "cross-origin isolated" if isolated else "not cross-origin isolated: no threads",
+        f"timing adds {1e6 * runtime['overhead']:.1f} µs" if runtime.get("overhead") is not None else "",
     ]
     return " · ".join(part for part in parts if part)
 

@@ -89,6 +89,7 @@ def check(model, browser, runtime, backend, named):
         assert ("wasm" in memory) == (backend == "wasm" or runtime == "ort-web")
         assert ("gpu" in memory) == (runtime == "tfjs" and backend in ("webgl", "webgpu"))
         assert ("js" in memory) == (browser == "chromium")
+        assert 0 <= described["overhead"] < 1e-4  # 1 % of a latency of 10 ms: an order above what is found
         assert session.start_seconds > 0 and session.load_seconds > 0
     finally:
         session.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from benchmarks.browser.weight import Weight, resident, weigh
 from compress.core.errors import UsageError
 from compress.core.web import vendored, web_folder
 
+EMPTY = 1000  # empty runs whose mean is the overhead: a browser's clock ticks in steps of many of them
 Runtime = Literal["tfjs", "ort-web"]
 Backend = Literal["webgl", "wasm", "webgpu", "cpu"]
 
@@ -34,7 +36,7 @@ class Session:
         options: Which browser, and how long a call may take.
 
     Attributes:
-        describe: What ran, with what, on what.
+        describe: What ran, with what, on what; "overhead" is what timing adds to a latency: seconds of an empty run.
         load_seconds: Of fetching, parsing and handing over the model, measured in the page.
         start_seconds: Of fetching and starting the runtime, measured in the page.
 
@@ -82,6 +84,7 @@ class Session:
             "browser": self._driver.kind,
             "browser_version": self._driver.version,
             "cross_origin_isolated": opened["isolated"],
+            "overhead": statistics.fmean(self._call("empty", EMPTY)),
         }
         self._watch()
 

@@ -91,6 +91,13 @@ const bench = {
     return seconds;
   },
 
+  /**
+   * Time an empty model: what measuring adds to each latency, in seconds.
+   *
+   * @param {number} count
+   */
+  empty: (count) => timeRuns(async () => {}, count),
+
   memory: weigh,
 };
 
