@@ -24,14 +24,15 @@ class Choice:
     refused: tuple[tuple[Entry, str], ...] = ()
 
 
-def choose_targets(names: Sequence[str], how: How | None = None) -> list[Target]:
-    """Return the targets of those names, each once, as the user chose them.
+def choose_targets(names: Sequence[str], hows: Sequence[How] = (How(),)) -> list[Target]:
+    """Return the targets of those names, each once; those in a browser once for each way the user chose.
 
     Raises:
         UsageError: For a name that is no target.
         MissingExtraError: For one that this machine can't run.
     """
-    targets = [TARGETS.get(name).configured(how or How()) for name in dict.fromkeys(names)]
+    plain = [TARGETS.get(name) for name in dict.fromkeys(names)]
+    targets = [target.configured(how) for target in plain for how in (hows if target.web else hows[:1])]
     for target in targets:
         missing = target.available()
         if missing:
@@ -83,7 +84,7 @@ def match(artifacts: Sequence[Artifact], targets: Sequence[Target]) -> Choice:
     return Choice(tuple(pairs))
 
 
-def ready(store: Store, choice: Choice, size: int | None, how: How | None = None) -> Choice:
+def ready(store: Store, choice: Choice, size: int | None) -> Choice:
     """Check every file, make what the targets need (exports) and settle the size each model runs at.
 
     Raises:
@@ -94,7 +95,7 @@ def ready(store: Store, choice: Choice, size: int | None, how: How | None = None
     specs = [input_at(artifact, size) for artifact, _ in choice.pairs]
     entries, refused = [], []
     for (artifact, target), spec in zip(choice.pairs, specs, strict=True):
-        entry = Entry(artifact, target.label, None, spec.height, spec.width, target.name, how or How())
+        entry = Entry(artifact, target.label, None, spec.height, spec.width, target.name, target.how)
         try:
             entries.append(replace(entry, path=_prepared(store, artifact, target)))
         except CompressError as error:

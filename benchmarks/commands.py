@@ -56,10 +56,10 @@ class Options(Common, Seen):
     """Threads of one inference; 0 for all this process may use."""
     longest: int = 0
     """Pixels a side of one more inference, the largest a user may bring; 0 for none."""
-    runtime: Literal["tfjs", "ort-web"] = "tfjs"
-    """What runs the network in a browser: TensorFlow.js or ONNX Runtime Web."""
-    browser: str = ""
-    """Browser: chromium, firefox or the path of a program; the first one found when not given."""
+    runtime: tuple[Literal["tfjs", "ort-web"], ...] = ("tfjs",)
+    """What runs the network in a browser, TensorFlow.js or ONNX Runtime Web; repeatable, each is measured."""
+    browser: tuple[str, ...] = ("",)
+    """Browser, repeatable: chromium, firefox or the path of a program; the first one found when not given."""
     headed: bool = False
     """Show the browser's window."""
     patience: float = 300.0
@@ -74,8 +74,12 @@ def run(options: Options = Options()) -> Outcome | None:
         ParityError: At the end, if ``--check`` is given and a difference is above its limit.
     """
     _check(options)
-    how = How(options.runtime, options.browser, options.headed, options.patience)
-    store, targets = Store(options.store), choose_targets(options.target, how)
+    hows = [
+        How(runtime, browser, options.headed, options.patience)
+        for browser in options.browser
+        for runtime in options.runtime
+    ]
+    store, targets = Store(options.store), choose_targets(options.target, hows)
     choice = match(choose_models(store, options.model), targets)
     options = with_data(options, _sharing_data(choice))
     if options.limit is None and any(target.web for target in targets):
@@ -84,7 +88,7 @@ def run(options: Options = Options()) -> Outcome | None:
     if options.dry_run:
         _tell_plan(options, choice)
         return None
-    choice = ready(store, choice, options.size, how)
+    choice = ready(store, choice, options.size)
     plan = Plan(
         repeats=options.repeats,
         warmup=options.warmup,

@@ -139,7 +139,8 @@ def _resizes():
                        coordinate_transformation_mode=where)  # fmt: skip
         for rounding in ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil"):
             for name, factors in (("twice", (2, 3)), ("odd", (1.6, 0.7))):
-                yield Case(f"nearest {where} {rounding} {name}", "Resize", "x", None, np.asarray([1, 1, *factors], scales),
+                given = np.asarray([1, 1, *factors], scales)
+                yield Case(f"nearest {where} {rounding} {name}", "Resize", "x", None, given,
                            mode="nearest", coordinate_transformation_mode=where, nearest_mode=rounding)  # fmt: skip
         yield Case(f"sizes {where}", "Resize", "x", None, None, i(2, 6, 11, 5), mode="linear",
                    coordinate_transformation_mode=where)  # fmt: skip

@@ -9,6 +9,7 @@ from browsers import needs_chromium
 from tiny_store import publish, record
 
 from benchmarks import commands
+from benchmarks.choose import choose_targets
 from benchmarks.commands import Options
 from benchmarks.rows import NETWORKS, ROUND_TRIPS, Compared, Entry, Longest, Measured, Setting, rows_of
 from benchmarks.targets import TARGETS
@@ -43,6 +44,13 @@ def test_a_row_is_called_after_target_runtime_and_browser(programs):
     assert wasm.configured(How(runtime="ort-web")).label == "ort-wasm"
     assert wasm.configured(How(browser="firefox")).label == "wasm-firefox"
     assert wasm.configured(How(runtime="ort-web", browser=str(programs / "firefox-esr"))).label == "ort-wasm-firefox"
+
+
+def test_each_way_that_was_chosen_is_a_target_of_its_own(programs, monkeypatch):
+    monkeypatch.setattr(type(TARGETS.get("wasm")), "available", lambda self: "")
+    hows = [How("tfjs"), How("ort-web"), How("tfjs", "firefox")]
+    found = choose_targets(("cpu", "wasm", "cpu"), hows)
+    assert [target.label for target in found] == ["cpu", "wasm", "ort-wasm", "wasm-firefox"]
 
 
 def test_the_first_browser_found_is_taken_and_none_is_told_with_the_line_that_installs_one(programs):
@@ -134,8 +142,7 @@ def children():
 def test_wasm_and_its_peer_are_measured_as_every_other_target(store, capsys):
     before = children()
     shared = dict(store=store.root, limit=2, compared=2, repeats=3, warmup=1, threads=1, longest=64, check=True)
-    outcome = commands.run(Options(target=("cpu", "wasm"), **shared))
-    outcome.rows += commands.run(Options(target=("wasm",), runtime="ort-web", **shared)).rows
+    outcome = commands.run(Options(target=("cpu", "wasm"), runtime=("tfjs", "ort-web"), **shared))
     capsys.readouterr()
     found = {(row.target, row.quantity): row for row in outcome.rows}
     for target in ("wasm", "ort-wasm"):
@@ -160,7 +167,7 @@ def test_a_browser_that_dies_is_a_failed_row_and_the_others_go_on(store, tmp_pat
     shared = dict(store=store.root, limit=0, repeats=1, warmup=0, threads=1, patience=20.0)
     before = children()
     with pytest.raises(CompressError, match="1 of 2 could not be measured"):
-        commands.run(Options(target=("cpu", "wasm"), browser=str(fake), **shared))
+        commands.run(Options(target=("cpu", "wasm"), browser=(str(fake),), **shared))
     assert children() == before
     newest = store.rows()[-1].run
     found = {(row.target, row.quantity): row for row in store.rows() if row.run == newest}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 STORED = ("float32", "float16", "uint16", "uint8")  # what TF.js weights may be stored as
 
 
+_ANY = How()
+
+
 @dataclass(frozen=True)
 class WebTarget(Target):
     """One backend of TF.js, or of ONNX Runtime Web where the user asks for that, in a fresh browser a model.
@@ -30,7 +33,7 @@ class WebTarget(Target):
     backend: Literal["webgl", "wasm", "webgpu", "cpu"]
     half: bool = False
     web: bool = True
-    how: How = field(default_factory=How)
+    how: How = _ANY
 
     @property
     def label(self) -> str:

@@ -57,6 +57,7 @@ class Target(ABC):
 
     name: str
     web: bool = False  # whether it runs in a browser
+    how: How = How()
 
     @property
     def label(self) -> str:

@@ -18,7 +18,7 @@ _TELLING = (
     "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8",
     "neon", "asimd", "asimddp", "i8mm", "bf16",
 )  # fmt: skip
-_PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "lightning-fabric", "pysodmetrics")
+_PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "lightning-fabric", "pysodmetrics", "tensorflow", "tensorflowjs")
 
 # extra of pyproject.toml -> the package that proves it is there
 EXTRAS = {

@@ -29,7 +29,7 @@ MANIFEST = "manifest.json"
 HISTORY = "history.json"
 _ID_LENGTH = 12
 _DRAFT = ".draft-"
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EBUSY)
 
 
 def sha256_of(path: Path) -> str:
@@ -68,6 +68,45 @@ def written_whole(path: Path) -> Iterator[Path]:
             _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``folder``; on success flush it to disk and put it in the place of what was there.
+
+    What was there is first renamed aside and removed last, so that a crash at any moment leaves the old folder or the
+    new one: in its place, or, for the moment between two renames, aside, from where the next call brings it back.
+    """
+    folder = folder.resolve()  # of a link, what it leads to is replaced
+    aside = folder.with_name(f".{folder.name}.before")
+    with writing(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if aside.exists() and not folder.exists():
+            aside.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        with writing(folder.parent):
+            yield draft
+            for path in draft.rglob("*"):
+                _flush(path)
+            draft.chmod(0o777 & ~_umask())
+            _take_place(draft, folder, aside)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _take_place(draft: Path, folder: Path, aside: Path) -> None:
+    if folder.exists():
+        folder.rename(aside)
+    try:
+        draft.rename(folder)
+    except OSError:
+        if aside.exists():
+            aside.rename(folder)
+        raise
+    _flush(folder.parent)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager

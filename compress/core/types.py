@@ -6,6 +6,7 @@ SI units inside: seconds and bytes. Milliseconds and megabytes exist only in ``r
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import types
 import typing
 from collections.abc import Mapping
@@ -82,7 +83,7 @@ class Artifact:
     method: str
     options: dict[str, Any]
     parent: str  # id of the artifact this one was made from, or ""
-    parent_sha256: str  # of the parent's first file that ships, or ""
+    parent_sha256: str  # the parent's ``sha256``, or ""
     teacher: str  # id of the artifact it learned from, or ""
     key: str  # hash of method, options, lineage and data: equal keys are the same stage
     input: ImageSpec
@@ -103,8 +104,9 @@ class Artifact:
 
     @property
     def sha256(self) -> str:
-        """Hash of the network itself: of its first file that ships."""
-        return next(file.sha256 for file in self.files if file.ships)
+        """Hash of the network itself: of the file that ships, or of the hashes of all that do."""
+        hashes = [file.sha256 for file in self.files if file.ships]
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
     @property
     def bytes(self) -> int:

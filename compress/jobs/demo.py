@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,35 +13,30 @@ import PIL.Image
 
 from compress.core.console import log
 from compress.core.errors import ArtifactError, CompressError, UsageError
-from compress.core.store import MANIFEST, writing
+from compress.core.store import MANIFEST, written_whole_folder
 from compress.core.types import Artifact, ImageSpec, to_json
-from compress.core.web import vendored, web_folder
+from compress.core.web import web_folder
+from compress.jobs.demo_runtime import copy_runtime
 from compress.kit import lab
 from compress.kit.data.cells import Cells
 from compress.kit.data.classes import VOID, Classed, palette
 from compress.kit.data.classscenes import ClassScenes
+from compress.kit.measure.metrics import Metric
 from compress.tasks import TASKS
 from compress.tasks.base import Task
 from compress.tasks.membrane import TINT, TINT_SHARE
+from reports import words
 
 SCHEMA = 1
 MARK = "compress demo"  # the page's generator, by which it is known again
 SAMPLE = 512  # pixels a side of the made-up picture that people without a photo at hand can try
-RUNTIME = {  # npm package of TF.js to its files that the page loads
-    "tfjs-core": ("dist/tf-core.es2017.min.js",),
-    "tfjs-converter": ("dist/tf-converter.es2017.min.js",),
-    "tfjs-backend-cpu": ("dist/tf-backend-cpu.es2017.min.js",),
-    "tfjs-backend-webgl": ("dist/tf-backend-webgl.es2017.min.js",),
-    "tfjs-backend-webgpu": ("dist/tf-backend-webgpu.es2017.min.js",),
-    "tfjs-backend-wasm": (
-        "dist/tf-backend-wasm.es2017.min.js",
-        "dist/tfjs-backend-wasm.wasm",
-        "dist/tfjs-backend-wasm-simd.wasm",
-        "dist/tfjs-backend-wasm-threaded-simd.wasm",
-    ),
+DRAWN = {  # tasks that shared/pictures.js knows, and what their models do in words for anybody
+    "saliency": "Cuts out the main object of a photo; the rest becomes transparent.",
+    "retouch": "Hands a photo back as a retoucher would, with other light and other colours.",
+    "segmentation": "Finds the things in a photo and paints each kind in a colour of its own.",
+    "membrane": "Traces the membranes between cells in a photo from an electron microscope.",
+    "color": "Gives a black-and-white photo colours. Of a photo in colour it sees only how light each spot is.",
 }
-BUNDLED = ("seedrandom", "long")  # npm packages that lie inside TF.js' files
-DRAWN = frozenset({"saliency", "retouch", "segmentation", "membrane", "color"})  # what shared/pictures.js knows
 
 
 @dataclass(frozen=True)
@@ -99,9 +91,9 @@ def write_demo(exhibits: Sequence[Exhibit], out: Path) -> Demo:
         MissingExtraError: If TF.js is not installed.
     """
     check_free(out)
-    with _replaced(out) as draft:
+    with written_whole_folder(out) as draft:
         _copy_page(draft)
-        _copy_runtime(draft)
+        copy_runtime(draft)
         tasks = {exhibit.artifact.task: TASKS.get(exhibit.artifact.task) for exhibit in exhibits}
         listed = {
             "schema": SCHEMA,
@@ -125,7 +117,6 @@ def drawing(task: Task, labels: Sequence[str]) -> dict[str, Any]:
 def card(exhibit: Exhibit, task: Task) -> dict[str, Any]:
     """What the page is told of a model, ``ModelCard`` of shared/spec.js: nothing of whose data it was made with."""
     artifact = exhibit.artifact
-    known = [metric for metric in task.metrics if metric.name in artifact.metrics]
     return {
         "schema": SCHEMA,
         "id": artifact.id,
@@ -135,11 +126,18 @@ def card(exhibit: Exhibit, task: Task) -> dict[str, Any]:
         "bytes": sum(path.stat().st_size for path in _model_files(exhibit.folder)),
         "parameters": artifact.parameters,
         "created": artifact.created[:10],
-        "metrics": [to_json(metric) | {"value": artifact.metrics[metric.name]} for metric in known],
+        "metrics": [_score(metric, artifact) for metric in task.metrics if metric.name in artifact.metrics],
+        "images": int(artifact.metrics.get("images", 0)),
         "input": to_json(_as_exported(artifact.input, exhibit.folder)),
         "output": to_json(artifact.output),
         "drawing": drawing(task, _labels(artifact, task)),
     }
+
+
+def _score(metric: Metric, artifact: Artifact) -> dict[str, Any]:
+    """One metric at birth under the name and with the meaning that the report gives it."""
+    title, help = words.title(metric.name), words.MEANINGS.get(metric.name, metric.help)
+    return to_json(metric) | {"title": title, "help": help, "value": artifact.metrics[metric.name]}
 
 
 def _labels(artifact: Artifact, task: Task) -> tuple[str, ...]:
@@ -176,12 +174,12 @@ def _as_exported(spec: ImageSpec, folder: Path) -> ImageSpec:
 
 
 def _describe(task: Task, draft: Path) -> dict[str, str]:
-    title, _, about = TASKS.help(task.name).partition(": ")
+    title = TASKS.help(task.name).partition(": ")[0]
     sample = f"samples/{task.name}.png"
     made = Cells("test", 0, size=SAMPLE) if task.name == "membrane" else ClassScenes("test", 1, size=SAMPLE)
     (draft / "samples").mkdir(exist_ok=True)
     PIL.Image.fromarray(made.original(0)["image"]).save(draft / sample)
-    return {"title": title, "about": about[:1].upper() + about[1:], "sample": sample}
+    return {"title": title, "about": DRAWN[task.name], "sample": sample}
 
 
 def _copy_page(draft: Path) -> None:
@@ -192,51 +190,6 @@ def _copy_page(draft: Path) -> None:
             if path.suffix in (".js", ".css", ".svg"):
                 shutil.copyfile(path, draft / room / path.name)
     shutil.copyfile(web / "demo" / "index.html", draft / "index.html")
-
-
-def _copy_runtime(draft: Path) -> None:
-    notices = [f"image-compress, Apache-2.0\n\n{_own_license()}"]
-    for name, files in RUNTIME.items():
-        package = vendored(f"@tensorflow/{name}")
-        for file in files:
-            target = draft / "vendor" / "@tensorflow" / name / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(package / file, target)
-        notices.append(
-            f"{_title(package)}: vendor/@tensorflow/{name}. Copyright Google LLC. Its license is the one above."
-        )
-    for name in BUNDLED:
-        package = vendored(name)
-        texts = [path.read_text(encoding="utf-8") for path in sorted(package.glob("LICENSE*"))]
-        notices.append(
-            "\n\n".join([f"{_title(package)}: inside TF.js' files.", *(texts or [_readme_license(package)])])
-        )
-    (draft / "LICENSES.txt").write_text(f"\n\n{'-' * 80}\n\n".join(notices) + "\n", encoding="utf-8")
-
-
-def _title(package: Path) -> str:
-    told: Mapping[str, Any] = json.loads((package / "package.json").read_text(encoding="utf-8"))
-    return f"{told['name']} {told['version']}, {told['license']}"
-
-
-def _readme_license(package: Path) -> str:
-    """The license at the end of a package's README, for packages that keep it there."""
-    lines = (package / "README.md").read_text(encoding="utf-8").splitlines()
-    headings = [number for number, line in enumerate(lines) if line.lstrip("# ").upper().startswith("LICENSE")]
-    assert headings, f"{package} has a license of its own or one in its README"
-    return "\n".join(lines[headings[-1] :]).strip()
-
-
-def _own_license() -> str:
-    beside = web_folder().parents[1] / "LICENSE"
-    if beside.is_file():
-        return beside.read_text(encoding="utf-8")
-    with suppress(importlib.metadata.PackageNotFoundError):
-        for file in importlib.metadata.files("image-compress") or ():
-            if file.name == "LICENSE":
-                return file.read_text()
-    raise CompressError("image-compress is installed without its LICENSE, which goes with every copy",
-                        hint="install it again")  # fmt: skip
 
 
 def _copy_model(exhibit: Exhibit, task: Task, draft: Path) -> str:
@@ -253,19 +206,3 @@ def _copy_model(exhibit: Exhibit, task: Task, draft: Path) -> str:
 def _model_files(folder: Path) -> list[Path]:
     model = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     return [folder / "model.json", *(folder / path for group in model["weightsManifest"] for path in group["paths"])]
-
-
-@contextmanager
-def _replaced(out: Path) -> Iterator[Path]:
-    """Yield a draft beside ``out``; on success it takes the place of what was there."""
-    with writing(out.parent):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
-        with writing(out.parent):
-            yield draft
-            draft.chmod(0o755)
-            shutil.rmtree(out, ignore_errors=True)
-            draft.rename(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

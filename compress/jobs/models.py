@@ -16,6 +16,7 @@ from compress.formats.base import Runner
 from compress.formats.onnx import Onnx
 from compress.formats.safetensors import Safetensors
 from compress.kit.images import prepare
+from compress.kit.infer import at_size
 from compress.kit.ship.parity import check_parity
 from compress.kit.ship.runtime import Shipped
 from compress.tasks import TASKS
@@ -87,14 +88,39 @@ def as_onnx(store: Store, artifact: Artifact) -> Path:
     return kept
 
 
-def export_onnx(store: Store, artifact: Artifact, path: Path) -> bool:
-    """Export to ``path``, whole or not at all, with a parity check; returns whether other sizes run too."""
+def export_onnx(
+    store: Store,
+    artifact: Artifact,
+    path: Path,
+    *,
+    size: int | None = None,
+    opset: int | None = None,
+    tolerance: float = 1e-3,
+) -> bool:
+    """Export to ``path``, whole or not at all, with a parity check; returns whether other sizes run too.
+
+    Args:
+        store: Where the artifact lies.
+        artifact: Torch weights.
+        path: The file to write.
+        size: Pixels a side to fix; None leaves height and width free where the network allows it.
+        opset: Operator set; None takes the exporter's own.
+        tolerance: Largest difference from torch that passes.
+    """
     task = TASKS.get(artifact.task)
     module = Shipped(load_module(store, artifact), task.activate)
-    size = (artifact.input.height, artifact.input.width)
+    spec = at_size(artifact.input, size, size) if size else artifact.input
     photos = task.open(["builtin"], "test")
-    images = [prepare(photos.original(i)["image"], artifact.input)[None] for i in range(2)]
+    images = [prepare(photos.original(i)["image"], spec)[None] for i in range(2)]
     with written_whole(path) as temporary:
-        export = Onnx().write(module, temporary, input=artifact.input, output=artifact.output, size=size)
-        check_parity(module, temporary, images)
+        export = Onnx().write(
+            module,
+            temporary,
+            input=spec,
+            output=artifact.output,
+            size=(spec.height, spec.width),
+            dynamic=size is None,
+            opset=opset,
+        )
+        check_parity(module, temporary, images, tolerance)
     return export.dynamic

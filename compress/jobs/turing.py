@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -16,7 +14,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from compress.core.errors import DataError, UsageError
-from compress.core.store import digest, write_whole, writing
+from compress.core.store import digest, written_whole_folder
 from compress.kit.data.sets import Dataset
 from compress.tasks.base import Task
 
@@ -133,27 +131,19 @@ def write_page(pictures: Sequence[Shot], models: Sequence[Model], out: Path, *, 
     _check_free(out)
     page = digest([SCHEMA, origin, [asdict(model) for model in models], [shot.kind for shot in pictures]])
     listed = []
-    with writing(out.parent):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
-        with writing(out.parent):
-            (draft / "pictures").mkdir()
-            for number, shot in enumerate(pictures):
-                file = f"{digest([page, number])[:12]}.jpg"
-                small = shot.picture.copy()
-                small.thumbnail((SIDE, SIDE), PIL.Image.Resampling.LANCZOS)
-                small.save(draft / "pictures" / file, "JPEG", quality=QUALITY, subsampling=0)
-                listed.append({"file": file, "width": small.width, "height": small.height,
-                               "veil": shot.kind ^ int(file[:2], 16)})  # fmt: skip
-            facts = {"id": page, "schema": SCHEMA, "task": task, "models": [asdict(model) for model in models],
-                     "pictures": listed, "reported": REPORTED if task == "color" else None}  # fmt: skip
-            write_whole(draft / "index.html", _lay_out(facts, HOW.get(task, "made by a program")))
-            shutil.rmtree(out, ignore_errors=True)
-            draft.chmod(0o755)
-            draft.rename(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    with written_whole_folder(out) as draft:
+        (draft / "pictures").mkdir()
+        for number, shot in enumerate(pictures):
+            file = f"{digest([page, number])[:12]}.jpg"
+            small = shot.picture.copy()
+            small.thumbnail((SIDE, SIDE), PIL.Image.Resampling.LANCZOS)
+            small.save(draft / "pictures" / file, "JPEG", quality=QUALITY, subsampling=0)
+            listed.append({"file": file, "width": small.width, "height": small.height,
+                           "veil": shot.kind ^ int(file[:2], 16)})  # fmt: skip
+        facts = {"id": page, "schema": SCHEMA, "task": task, "models": [asdict(model) for model in models],
+                 "pictures": listed, "reported": REPORTED if task == "color" else None}  # fmt: skip
+        text = _lay_out(facts, HOW.get(task, "made by a program"))
+        (draft / "index.html").write_text(text, encoding="utf-8")
     return page
 
 

@@ -3,13 +3,21 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from compress.core.console import log, progress
+from compress.core.errors import ParityError
 from compress.core.options import Common
 from compress.core.store import Store
+from compress.core.types import Artifact
+
+if TYPE_CHECKING:
+    from compress.jobs.demo import Exhibit
+
+
+Weights = Literal["float32", "float16", "uint16", "uint8"]
 
 
 @Parameter(name="*")
@@ -19,8 +27,9 @@ class Options(Common):
 
     out: Path = Path("demo")
     """Folder for the page; an earlier demo in it is replaced."""
-    weights: Literal["float32", "float16", "uint16", "uint8"] = "float16"
-    """How weights are stored for the download; the browser computes in float32 all the same."""
+    weights: Weights = "float16"
+    """How weights are stored for the download; the browser computes in float32 all the same, and a model whose pictures
+    that would change keeps float32."""
 
 
 def run(
@@ -32,9 +41,8 @@ def run(
     options: Options = Options(),
 ) -> dict[str, Any] | None:
     """Write a static folder that shows models off in any browser: pick a photo, see what they make of it, offline."""
-    from compress.core.web import vendored
-    from compress.jobs.demo import RUNTIME, Exhibit, check_drawn, check_free, write_demo
-    from compress.jobs.export import as_tfjs
+    from compress.jobs.demo import check_drawn, check_free, write_demo
+    from compress.jobs.demo_runtime import check_runtime
     from compress.jobs.models import pick
 
     store = Store(options.store)
@@ -42,8 +50,7 @@ def run(
     # what can't be is said before minutes of exporting
     for artifact in artifacts:
         check_drawn(artifact)
-    for package in RUNTIME:
-        vendored(f"@tensorflow/{package}")
+    check_runtime()
     check_free(options.out)
     if options.dry_run:
         plan = {"plan": "demo", "models": [artifact.id for artifact in artifacts], "out": str(options.out)}
@@ -53,11 +60,26 @@ def run(
     exhibits = []
     with progress("models for the browser", len(artifacts)) as advance:
         for artifact in artifacts:
-            stored = artifact.dtype if artifact.format == "tfjs" else options.weights  # an export stays as it is
-            exhibits.append(Exhibit(artifact, as_tfjs(store, artifact, options.weights), stored))
+            exhibits.append(_export(store, artifact, options.weights))
             advance()
     demo = write_demo(exhibits, options.out)
     told = {"out": str(options.out), **asdict(demo), "models": [artifact.id for artifact in artifacts]}
     log.info("%d files, %.1f MB; see it with: python -m http.server -d %s", demo.files, demo.bytes / 1e6, options.out)
     print(json.dumps(told) if options.json else options.out)
     return told
+
+
+def _export(store: Store, artifact: Artifact, weights: Weights) -> "Exhibit":
+    """Export a model; one that fewer bits would change is shown in float32."""
+    from compress.jobs.demo import Exhibit
+    from compress.jobs.export import as_tfjs
+
+    if artifact.format == "tfjs":  # an export stays as it is
+        return Exhibit(artifact, as_tfjs(store, artifact), artifact.dtype)
+    try:
+        return Exhibit(artifact, as_tfjs(store, artifact, weights), weights)
+    except ParityError as error:
+        if weights == "float32":
+            raise
+        log.warning("%s is shown with float32 weights, twice the download: %s", artifact.name, error.what)
+        return Exhibit(artifact, as_tfjs(store, artifact), "float32")

@@ -8,7 +8,7 @@ import { onPhoto } from "./intake.js";
 import { element } from "./page.js";
 import { Report } from "./report.js";
 import { Session, Stopped } from "./session.js";
-import { chosenBackend, chosenModel, offerBackends, offerModels, readExhibits } from "./settings.js";
+import { chosenBackend, chosenExhibit, offerBackends, offerModels, readExhibits } from "./settings.js";
 
 /** @typedef {import("./protocol.js").Outcome} Outcome */
 /** @typedef {import("./protocol.js").Step} Step */
@@ -30,6 +30,7 @@ let exhibits = [];
 /** @type {Blob | null} */
 let photo = null;
 let photoName = "photo";
+let sampleOf = ""; // task whose made-up picture the photo is
 let runsOn = ""; // backend that the worker was started with
 let turns = 0; // runs that were begun: the answer to an earlier one counts no more
 const report = new Report();
@@ -47,8 +48,9 @@ async function start() {
   onPhoto((file) => {
     photo = file;
     photoName = file.name.replace(/\.[^.]*$/, "") || "photo";
+    sampleOf = "";
     run();
-  });
+  }, fail);
   cancel.addEventListener("click", () => {
     session.stop();
     status.textContent = "Cancelled.";
@@ -60,16 +62,17 @@ async function start() {
   status.textContent = "Ready. Choose a photo.";
 }
 
-/** Another model or backend: what was measured is another's. */
+/** Another model or backend: what was measured is another's. A made-up picture follows the task. */
 function renew() {
   report.forget();
-  if (photo) run();
+  if (sampleOf && sampleOf !== chosenExhibit(exhibits).card.task) takeSample().catch(fail);
+  else if (photo) run();
 }
 
 async function run() {
-  const exhibit = exhibits[chosenModel()];
+  const exhibit = chosenExhibit(exhibits);
   const backend = chosenBackend();
-  if (!photo || !exhibit) return;
+  if (!photo) return;
   if (cancel.hidden === false || (runsOn && runsOn !== backend)) session.stop(); // a network can't be interrupted otherwise
   runsOn = backend;
   const turn = ++turns;
@@ -78,7 +81,7 @@ async function run() {
   busy(true);
   try {
     const outcome = await session.ask({ does: "run", wish: { card, model, vendor, backend, file: photo } }, tell);
-    if (turn === turns) finish(outcome);
+    if (turn === turns) finish(outcome, card.input.color === "lightness");
   } catch (reason) {
     if (turn === turns) fail(reason);
   } finally {
@@ -107,12 +110,15 @@ function tell({ stage: told, fraction }) {
   else progress.value = fraction;
 }
 
-/** @param {Outcome} outcome */
-function finish(outcome) {
-  show(outcome);
+/**
+ * @param {Outcome} outcome
+ * @param {boolean} grey whether the network sees no colours
+ */
+function finish(outcome, grey) {
+  show(outcome, grey);
   bar.hidden = false;
   element("empty", HTMLLabelElement).hidden = true;
-  status.textContent = report.add(outcome, shownKind());
+  status.textContent = report.add(outcome);
 }
 
 /** @param {unknown} reason */
@@ -121,6 +127,7 @@ function fail(reason) {
   status.textContent = "";
   error.textContent = reason instanceof Error ? reason.message : String(reason);
   error.hidden = false;
+  error.scrollIntoView({ block: "nearest" });
 }
 
 async function download() {
@@ -135,10 +142,11 @@ async function download() {
 }
 
 async function takeSample() {
-  const { task } = exhibits[chosenModel()];
+  const { card, task } = chosenExhibit(exhibits);
   const response = await fetch(new URL(task.sample, document.baseURI));
   if (!response.ok) throw new Error(`The made-up picture can't be loaded: the server answered ${response.status}.`);
   photo = await response.blob();
   photoName = "made-up";
+  sampleOf = card.task;
   run();
 }

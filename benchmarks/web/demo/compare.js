@@ -24,7 +24,7 @@ split.addEventListener("input", () => {
 });
 
 /** @param {string} kind of a picture */
-export function nameOf(kind) {
+function nameOf(kind) {
   return NAMES[kind] ?? kind;
 }
 
@@ -33,12 +33,19 @@ export function shownKind() {
   return chosen;
 }
 
-/** @param {Outcome} outcome */
-export function show(outcome) {
+/**
+ * @param {Outcome} outcome
+ * @param {boolean} grey whether the network sees no colours: they are not shown beside its own
+ */
+export function show(outcome, grey) {
   const kinds = outcome.pictures.map(({ kind }) => kind);
   if (!kinds.includes(chosen)) chosen = SHOWN_FIRST.find((kind) => kinds.includes(kind)) ?? kinds[0];
   compare.style.setProperty("--ratio", String(outcome.width / outcome.height));
   draw(before, outcome.photo);
+  before.classList.toggle("grey", grey);
+  const name = grey ? "Photo in grey" : "Photo";
+  before.setAttribute("aria-label", name);
+  element("tag-before", HTMLSpanElement).textContent = name;
   const legend = choices.firstElementChild;
   choices.replaceChildren(...(legend ? [legend] : []), ...kinds.flatMap((kind) => choice(kind, outcome)));
   choices.hidden = kinds.length < 2;
@@ -67,7 +74,7 @@ function showPicture(outcome) {
   if (!picture) return;
   draw(after, picture.bitmap);
   after.setAttribute("aria-label", nameOf(chosen));
-  element("tag", HTMLSpanElement).textContent = nameOf(chosen);
+  element("tag-after", HTMLSpanElement).textContent = nameOf(chosen);
 }
 
 /**

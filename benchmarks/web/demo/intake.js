@@ -5,8 +5,11 @@
 
 import { element } from "./page.js";
 
-/** @param {(file: File) => void} take */
-export function onPhoto(take) {
+/**
+ * @param {(file: File) => void} take
+ * @param {(reason: Error) => void} refuse called when what was dropped is no file
+ */
+export function onPhoto(take, refuse) {
   const input = element("file", HTMLInputElement);
   input.addEventListener("change", () => {
     const file = input.files?.[0];
@@ -30,5 +33,6 @@ export function onPhoto(take) {
     marked(false);
     const file = event.dataTransfer?.files[0];
     if (file) take(file);
+    else refuse(new Error("What was dropped is not a file. Save the picture first, then drop or choose its file."));
   });
 }

@@ -17,7 +17,7 @@ export function element(id, kind) {
 
 /**
  * @param {HTMLElement} list a dl
- * @param {[string, string, string?][]} facts term, what it is, and more on it for a pointer that rests there
+ * @param {[string, string, string?][]} facts term, what it is, and more on it in small print
  */
 export function showFacts(list, facts) {
   list.replaceChildren(
@@ -25,11 +25,18 @@ export function showFacts(list, facts) {
       const [group, name, value] = ["div", "dt", "dd"].map((tag) => document.createElement(tag));
       name.textContent = term;
       value.textContent = told;
-      group.title = more;
+      if (more) value.append(small(more));
       group.append(name, value);
       return group;
     }),
   );
+}
+
+/** @param {string} text */
+export function small(text) {
+  const made = document.createElement("small");
+  made.textContent = text;
+  return made;
 }
 
 /**
@@ -60,7 +67,7 @@ export function megabytes(value) {
 
 /** @param {number} value */
 export function count(value) {
-  return value.toLocaleString("en");
+  return value < 1e6 ? value.toLocaleString("en") : `${(value / 1e6).toFixed(value < 1e7 ? 2 : 1)} million`;
 }
 
 /**

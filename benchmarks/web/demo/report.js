@@ -3,8 +3,7 @@
  * @module
  */
 
-import { nameOf } from "./compare.js";
-import { count, element, median, seconds, showFacts } from "./page.js";
+import { element, median, seconds, showFacts } from "./page.js";
 import { backendName } from "./settings.js";
 
 /** @typedef {import("./protocol.js").Outcome} Outcome */
@@ -27,30 +26,29 @@ export class Report {
 
   /**
    * @param {Outcome} outcome
-   * @param {string} kind of the picture that is shown
    * @returns {string} a line on it
    */
-  add(outcome, kind) {
+  add(outcome) {
     if (outcome.load !== null) this.#load = outcome.load;
     if (outcome.first) this.#first = outcome.run;
     else this.#later.push(outcome.run);
     this.#showTimes(outcome);
     showLegend(outcome);
-    return `Done in ${seconds(outcome.run)}: ${nameOf(kind).toLowerCase()} of ${outcome.width} × ${outcome.height} pixels.`;
+    return `Done in ${seconds(outcome.run)}.`;
   }
 
   /** @param {Outcome} outcome */
   #showTimes({ width, height, engine }) {
-    const later = `Later run${this.#later.length > 1 ? `s, median of ${count(this.#later.length)}` : ""}`;
     const threads = engine.threads > 1 ? `, ${engine.threads} threads` : "";
+    /** @type {[string, string, string?][]} */
+    const facts = [["Photo", `${width} × ${height}`]];
+    if (this.#load !== null) facts.push(["Loading", seconds(this.#load), "runtime and model"]);
+    if (this.#first !== null) facts.push(["First run", seconds(this.#first), "with warm-up"]);
+    const many = this.#later.length;
+    if (many > 0) facts.push(["Later", seconds(median(this.#later)), many > 1 ? `median of ${many} runs` : "one run"]);
+    facts.push(["Computed on", `${backendName(engine.backend)}${threads}`, engine.renderer]);
     const list = element("facts", HTMLDListElement);
-    showFacts(list, [
-      ["Photo", `${width} × ${height}`],
-      ["Load", this.#load === null ? "–" : seconds(this.#load), "TensorFlow.js and the model"],
-      ["First run", this.#first === null ? "–" : seconds(this.#first), "the backend compiles its programs in it"],
-      [later, this.#later.length ? seconds(median(this.#later)) : "–"],
-      ["Computed on", `${backendName(engine.backend)}${threads}`, engine.renderer],
-    ]);
+    showFacts(list, facts);
     list.hidden = false;
   }
 }

@@ -4,7 +4,7 @@
  */
 
 import { fetchJson } from "../shared/fetching.js";
-import { count, element, megabytes, radio, showFacts } from "./page.js";
+import { count, element, megabytes, radio, showFacts, small } from "./page.js";
 import { BACKENDS } from "./protocol.js";
 
 /** @typedef {import("../shared/spec.js").ModelCard} ModelCard */
@@ -21,7 +21,8 @@ const TOLD = {
   cpu: ["CPU", "processor, plain JavaScript: slow"],
 };
 
-const select = element("model", HTMLSelectElement);
+const tasks = element("task", HTMLSelectElement);
+const models = element("model", HTMLSelectElement);
 const backends = element("backends", HTMLFieldSetElement);
 
 /** @param {Backend} backend */
@@ -45,53 +46,73 @@ export async function readExhibits() {
 }
 
 /**
+ * Offer what there is to do, and the models that do it.
  * @param {Exhibit[]} exhibits
  * @param {() => void} onChange
  */
 export function offerModels(exhibits, onChange) {
-  const groups = new Map(exhibits.map(({ task }) => [task.title, document.createElement("optgroup")]));
-  for (const [title, group] of groups) group.label = title;
-  exhibits.forEach(({ card, task }, place) => {
-    groups.get(task.title)?.append(new Option(`${card.name} (${megabytes(card.bytes)})`, String(place)));
-  });
-  select.replaceChildren(...groups.values());
-  select.addEventListener("change", () => {
-    describe(exhibits[select.selectedIndex]);
+  const titles = new Map(exhibits.map(({ card, task }) => [card.task, task.title]));
+  tasks.replaceChildren(...Array.from(titles, ([name, title]) => new Option(title, name)));
+  element("wanted", HTMLDivElement).hidden = titles.size < 2;
+  tasks.addEventListener("change", () => {
+    offerModelsOf(tasks.value, exhibits);
     onChange();
   });
-  describe(exhibits[0]);
+  models.addEventListener("change", () => {
+    describe(chosenExhibit(exhibits));
+    onChange();
+  });
+  offerModelsOf(tasks.value, exhibits);
+}
+
+/**
+ * @param {string} task
+ * @param {Exhibit[]} exhibits
+ */
+function offerModelsOf(task, exhibits) {
+  const able = exhibits.filter(({ card }) => card.task === task);
+  models.replaceChildren(...able.map(({ card }) => new Option(`${card.name} (${megabytes(card.bytes)})`, card.id)));
+  describe(able[0]);
 }
 
 /** @param {Exhibit} exhibit */
 function describe({ card, task }) {
   element("about", HTMLParagraphElement).textContent = task.about;
-  const { width, height, fit, dynamic } = card.input;
-  const own =
-    fit === "native" ? (dynamic ? "the photo's own" : `tiles of ${width} × ${height}`) : `${width} × ${height}`;
   showFacts(element("card", HTMLDListElement), [
-    ["Download", `${megabytes(card.bytes)}, ${card.weights}`],
+    ["Download", megabytes(card.bytes), `weights stored as ${card.weights}`],
     ["Parameters", count(card.parameters)],
-    ["Sees", `${own} pixels`],
-    ...card.metrics
-      .filter(({ name }) => name !== "loss")
-      .slice(0, 3)
-      .map(({ name, value, help }) => /** @type {[string, string, string]} */ ([label(name), shown(value), help])),
+    ["Works at", sizeOf(card.input)],
   ]);
+  const scores = card.metrics.filter(({ name }) => name !== "loss");
+  element("scores", HTMLDetailsElement).hidden = scores.length === 0;
+  element("measured", HTMLParagraphElement).textContent = card.images
+    ? `Measured when it was made, on ${count(card.images)} ${card.images === 1 ? "picture" : "pictures"} it was not taught with.`
+    : "Measured when it was made, on pictures it was not taught with.";
+  showFacts(element("metrics", HTMLDListElement), scores.map(scored));
 }
 
-/** @param {string} name of a metric */
-function label(name) {
-  return name.length <= 4 ? name.toUpperCase() : name[0].toUpperCase() + name.slice(1).replaceAll("_", " ");
+/** @param {import("../shared/spec.js").ImageSpec} input */
+function sizeOf({ width, height, fit, dynamic }) {
+  if (fit === "native" && dynamic) return "the photo's own size";
+  return `${fit === "native" ? "tiles of " : ""}${width} × ${height} pixels`;
 }
 
-/** @param {number} value */
-function shown(value) {
-  return value.toLocaleString("en", { maximumSignificantDigits: 3 });
+/**
+ * @param {import("../shared/spec.js").Score} score
+ * @returns {[string, string, string]}
+ */
+function scored({ title, value, unit, better, help }) {
+  const measured = ["1", "count"].includes(unit) ? "" : ` ${unit}`;
+  const way = better === "none" ? "" : `; ${better} is better`;
+  return [title, `${value.toLocaleString("en", { maximumSignificantDigits: 4 })}${measured}`, help + way];
 }
 
-/** @returns {number} place of the chosen model */
-export function chosenModel() {
-  return select.selectedIndex;
+/**
+ * @param {Exhibit[]} exhibits
+ * @returns {Exhibit}
+ */
+export function chosenExhibit(exhibits) {
+  return /** @type {Exhibit} */ (exhibits.find(({ card }) => card.id === models.value));
 }
 
 /**
@@ -104,8 +125,7 @@ export function offerBackends(found, onChange) {
     const { available, reason, software, renderer } = found[backend];
     const { input, label: line } = radio("backend", backend, backend === best);
     const [name, about] = TOLD[backend];
-    const more = document.createElement("small");
-    more.textContent = available ? (software ? "drawn by the processor here: slow" : about) : `not here: ${reason}`;
+    const more = small(available ? (software ? "imitated by the processor here: slow" : about) : `not here: ${reason}`);
     line.title = renderer;
     line.className = available ? "backend" : "backend lacking";
     line.append(input, name, more);

@@ -3,6 +3,7 @@
 
 import { fetchBytes, fetchJson, joined } from "./fetching.js";
 import { isSoftware, rendererOf } from "./probe.js";
+import { TFJS_FILES } from "./tfjs-files.js";
 
 /**
  * @typedef {import("./engine.js").Backend} Backend
@@ -13,8 +14,7 @@ import { isSoftware, rendererOf } from "./probe.js";
  * @typedef {any} Tf TF.js' global object: its UMD files put it there, a module that imports them sees no exports
  */
 
-const PACKAGE = "@tensorflow/tfjs-";
-const SCRIPTS = ["core/dist/tf-core.es2017.min.js", "converter/dist/tf-converter.es2017.min.js"];
+const SCOPE = "@tensorflow/";
 // numbers that the model file stores in few bits and that are widened on arrival
 const WIDTHS = /** @type {Record<string, number>} */ ({
   float32: 4,
@@ -24,6 +24,8 @@ const WIDTHS = /** @type {Record<string, number>} */ ({
   uint8: 1,
   bool: 1,
 });
+
+const SMALL = 1000; // numbers that TF.js rather computes on the processor
 
 /**
  * Start TF.js on a backend.
@@ -40,6 +42,7 @@ export async function openTfjs(options, found) {
   if (half) tf.env().set("WEBGL_FORCE_F16_TEXTURES", true);
   if (backend === "wasm") prepareWasm(tf, base, threads);
   await start(tf, backend);
+  if (backend === "webgpu") keepNumbers(tf.backend());
   const renderer = backend === "webgl" ? rendererOf(tf.backend().gpgpu.gl) : found.renderer;
   return {
     describe: {
@@ -65,8 +68,9 @@ export async function openTfjs(options, found) {
  * @returns {Promise<Tf>}
  */
 async function loadScripts(base, backend) {
-  for (const script of [...SCRIPTS, `backend-${backend}/dist/tf-backend-${backend}.es2017.min.js`]) {
-    await import(new URL(PACKAGE + script, base).href); // in this order: each adds to what the one before it left
+  for (const name of /** @type {const} */ (["tfjs-core", "tfjs-converter", `tfjs-backend-${backend}`])) {
+    const script = `${SCOPE}${name}/${TFJS_FILES[name][0]}`;
+    await import(new URL(script, base).href); // in this order: each adds to what the one before it left
   }
   const tf = /** @type {any} */ (globalThis).tf;
   tf.enableProdMode();
@@ -79,7 +83,7 @@ async function loadScripts(base, backend) {
  * @param {number} threads
  */
 function prepareWasm(tf, base, threads) {
-  tf.wasm.setWasmPaths(new URL(`${PACKAGE}backend-wasm/dist/`, base).href);
+  tf.wasm.setWasmPaths(new URL(`${SCOPE}tfjs-backend-wasm/dist/`, base).href);
   if (threads > 0) tf.wasm.setThreadsCount(threads);
   // one thread is what a page without cross-origin isolation has: the build without threads
   if (threads === 1 || losesThreads()) tf.env().set("WASM_HAS_MULTITHREAD_SUPPORT", false);
@@ -109,6 +113,29 @@ async function start(tf, backend) {
     return false;
   });
   if (!started || tf.getBackend() !== backend) throw new Error(`TF.js can't start its ${backend} backend here${why}`);
+}
+
+/**
+ * Keep the numbers of small tensors that go to the card. TF.js' WebGPU forgets them, and where an operation then wants
+ * them as a parameter (an axis, the begin of a range) it reads them back through a canvas: slow on a card, and zeros or
+ * the end of the GPU's process on a rasteriser. With them sizes are also computed without the card, as they should be.
+ *
+ * @param {any} backend of TF.js 4.22, whose fields these are
+ */
+function keepNumbers(backend) {
+  const upload = backend.uploadToGPU.bind(backend);
+  backend.uploadToGPU = (/** @type {object} */ dataId) => {
+    const { values, shape } = backend.tensorMap.get(dataId);
+    upload(dataId);
+    if (values && numbersIn(shape) < SMALL) backend.tensorMap.get(dataId).values = values;
+  };
+  backend.shouldExecuteOnCPU = (/** @type {{ dataId: object, shape: number[] }[]} */ inputs, limit = SMALL) =>
+    inputs.every(({ dataId, shape }) => backend.tensorMap.get(dataId).values && numbersIn(shape) < limit);
+}
+
+/** @param {number[]} shape */
+function numbersIn(shape) {
+  return shape.reduce((product, size) => product * size, 1);
 }
 
 /**
@@ -167,7 +194,7 @@ export function bytesOf(spec) {
   const dtype = spec.quantization?.dtype ?? spec.dtype;
   const width = WIDTHS[dtype];
   if (!width) throw new Error(`a weight of the type ${dtype} can't be loaded`);
-  return spec.shape.reduce((product, size) => product * size, width);
+  return numbersIn(spec.shape) * width;
 }
 
 /**

@@ -32,6 +32,17 @@
  */
 
 /**
+ * A metric at birth, in the words of the report.
+ * @typedef {object} Score
+ * @property {string} name
+ * @property {string} title
+ * @property {number} value
+ * @property {string} unit "1" and "count" for none
+ * @property {"lower" | "higher" | "none"} better
+ * @property {string} help what it measures
+ */
+
+/**
  * What a page knows of a model: manifest.json beside its model.json.
  * @typedef {object} ModelCard
  * @property {string} id
@@ -41,7 +52,8 @@
  * @property {number} bytes that are downloaded
  * @property {number} parameters
  * @property {string} created day
- * @property {{name: string, value: number, unit: string, better: string, help: string}[]} metrics at birth
+ * @property {Score[]} metrics
+ * @property {number} images how many they were measured on, 0 where that is not known
  * @property {ImageSpec} input
  * @property {ImageSpec} output
  * @property {Drawing} drawing

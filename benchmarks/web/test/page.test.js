@@ -1,113 +1,40 @@
-// The demo's page in a real browser. tests/test_demo.py serves it and compares what is downloaded; it tells where and
-// what in DEMO: {url, kind, program, folder, backends, photo, turned, note, damaged}.
+// The demo's page in a real browser. tests/test_demo_page.py serves it and compares what is downloaded; it tells where
+// and what in DEMO: {url, kind, program, folder, backends, photo, turned, refused: [file, words][]}.
 import assert from "node:assert/strict";
-import { mkdir, readdir, readFile, rename } from "node:fs/promises";
-import { basename, join } from "node:path";
 import { after, before, test } from "node:test";
-import puppeteer from "puppeteer-core";
-import { attempts, PREFERENCES, sandboxes } from "../driver/flags.mjs";
+import { DemoPage } from "./demo-page.js";
 
 const job = JSON.parse(process.env.DEMO ?? "null");
 const skip = job ? false : "DEMO names no page";
-const patience = { timeout: 15_000 };
 
-/** @type {import("puppeteer-core").Browser} */
-let browser;
-/** @type {import("puppeteer-core").Page} */
-let page;
-/** @type {string[]} */
-const complaints = [];
-/** @type {string[]} */
-const asked = [];
+/** @type {DemoPage} */
+let demo;
 
 before(async () => {
-  if (!job) return;
-  const downloads = join(job.folder, "downloads");
-  await mkdir(downloads, { recursive: true });
-  const firefox = job.kind === "firefox";
-  browser = await puppeteer.launch({
-    browser: firefox ? "firefox" : "chrome",
-    executablePath: job.program,
-    headless: true,
-    args: [...sandboxes(job.kind).slice(-1)[0], ...attempts(job.kind, "webgl", false)[0]],
-    userDataDir: join(job.folder, "profile"),
-    env: { ...process.env, HOME: job.folder, XDG_CACHE_HOME: job.folder, XDG_CONFIG_HOME: job.folder },
-    downloadBehavior: { policy: "allow", downloadPath: downloads },
-    extraPrefsFirefox: {
-      ...PREFERENCES,
-      "browser.download.folderList": 2,
-      "browser.download.dir": downloads,
-      "browser.download.useDownloadDir": true,
-      "browser.download.manager.showAlertOnComplete": false,
-      "browser.helperApps.neverAsk.saveToDisk": "image/png",
-    },
-  });
-  page = await browser.newPage();
-  page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
-  page.on("pageerror", (error) => complaints.push(String(error)));
-  page.on("request", (request) => asked.push(request.url()));
-  await page.goto(job.url);
-  await page.waitForSelector("html[data-ready]", patience);
+  if (job) demo = await DemoPage.open(job);
 });
 
-after(async () => browser?.close());
+after(() => demo?.close());
 
-/** @param {string} id */
-const textOf = (id) => page.$eval(`#${id}`, (found) => found.textContent ?? "");
-const idle = () => page.waitForSelector("#stage[aria-busy=false]", patience);
-
-/** @param {string} file */
-async function pick(file) {
-  const input = /** @type {import("puppeteer-core").ElementHandle<HTMLInputElement>} */ (await page.$("#file"));
-  await page.$eval("#stage", (found) => found.removeAttribute("aria-busy")); // it has one again when the run is over
-  await input.uploadFile(file);
-  await idle();
+for (const [file, words] of job?.refused ?? []) {
+  test(`a file that can't be is refused in words: ${words}`, { skip }, async () => {
+    await demo.pick(file);
+    assert.match(await demo.error(), new RegExp(words));
+    assert.equal(await demo.page.$eval("div#compare", (found) => found.hidden), true);
+  });
 }
 
-/**
- * Drop a file on the page, as an event: no driver drags files.
- * @param {string} file
- */
-async function drop(file) {
-  const bytes = (await readFile(file)).toString("base64");
-  await page.evaluate(
-    (packed, name) => {
-      const given = new DataTransfer();
-      given.items.add(new File([Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0))], name));
-      document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: given, bubbles: true, cancelable: true }));
-    },
-    bytes,
-    basename(file),
-  );
-}
-
-/** @param {string} kind of the picture */
-async function download(kind) {
-  await page.click(`label[for=picture-${kind}]`);
-  await page.click("#save");
-  const folder = join(job.folder, "downloads");
-  for (let tries = 0; tries < 200; tries++) {
-    const found = (await readdir(folder)).filter((name) => name.endsWith(".png"));
-    if (found.length && (await textOf("status")).startsWith("Saved")) {
-      const path = join(folder, found[0]);
-      const bytes = await readFile(path);
-      if (bytes.subarray(-8, -4).toString() === "IEND") return path;
-    }
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-  throw new Error(`no download of ${kind}: ${await readdir(folder)}, ${await textOf("status")}`);
-}
-
-test("files that are no photos are refused in words", { skip }, async () => {
-  await pick(job.note);
-  assert.match(await textOf("error"), /not an image/);
-  await pick(job.damaged);
-  assert.match(await textOf("error"), /PNG file is damaged/);
-  assert.equal(await page.$eval("div#compare", (found) => found.hidden), true);
+test("what is dropped and is no file is told", { skip }, async () => {
+  await demo.page.evaluate(() => {
+    const given = new DataTransfer();
+    given.setData("text/uri-list", "http://127.0.0.1/a.png");
+    document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: given, bubbles: true, cancelable: true }));
+  });
+  assert.match(await demo.error(), /not a file/);
 });
 
 test("what this browser lacks can't be chosen, and the reason is beside it", { skip }, async () => {
-  const lacking = await page.$$eval("#backends .lacking", (lines) =>
+  const lacking = await demo.page.$$eval("#backends .lacking", (lines) =>
     lines.map((line) => ({ told: line.textContent, off: line.querySelector("input")?.disabled })),
   );
   assert.ok(lacking.length > 0, "no software browser has every backend");
@@ -119,83 +46,101 @@ test("what this browser lacks can't be chosen, and the reason is beside it", { s
 
 for (const backend of job?.backends ?? []) {
   test(`a photo goes through the network on ${backend} and comes back as PNG`, { skip }, async () => {
-    await page.click(`#backend-${backend}`);
-    await idle();
-    await pick(job.photo);
-    assert.equal(await page.$eval("div#error", (found) => (found.hidden ? "" : found.textContent)), "");
-    assert.match(await textOf("status"), /^Done in .*: /);
-    assert.match(await textOf("facts"), /First run\d/);
-    for (const kind of ["mask", "cutout"])
-      await rename(await download(kind), join(job.folder, `${backend}.${kind}.png`));
-    await page.click("#again");
-    await page.waitForFunction(
-      () => /Later run[^–]*\d/.test(document.getElementById("facts")?.textContent ?? ""),
-      patience,
-    );
-    await idle();
+    await demo.page.click(`#backend-${backend}`);
+    await demo.idle();
+    await demo.pick(job.photo);
+    assert.equal(await demo.error(), "");
+    assert.match(await demo.text("status"), /^Done in \d/);
+    assert.match(await demo.text("facts"), /Photo150 × 200.*First run\d/);
+    for (const kind of ["mask", "cutout"]) await demo.keep(kind, backend);
+    assert.doesNotMatch(await demo.text("facts"), /Later/);
+    await demo.run(() => demo.page.click("#again"));
+    assert.match(await demo.text("facts"), /Later\d.*one run/);
+    await demo.run(() => demo.page.click("#again"));
+    assert.match(await demo.text("facts"), /Later\d.*median of 2 runs/);
   });
 }
 
+test("a model tells what it does and how well, in words", { skip }, async () => {
+  assert.match(await demo.text("about"), /main object/);
+  assert.match(await demo.text("card"), /Download.*float32.*Parameters1,000.*Works at48 × 48 pixels/);
+  assert.match(await demo.text("measured"), /on 12 pictures/);
+  assert.match(await demo.text("metrics"), /MAE0\.0712mean absolute error.*lower is better/);
+  assert.doesNotMatch(await demo.text("metrics"), /loss/i);
+});
+
 test("a dropped photo is taken, and lies as its EXIF says", { skip }, async () => {
-  await drop(job.turned);
-  await page.waitForFunction(() => document.getElementById("facts")?.textContent?.includes("40 × 60"), patience);
-  await idle();
-  await rename(await download("cutout"), join(job.folder, "turned.cutout.png"));
+  await demo.run(() => demo.give("drop", job.turned));
+  assert.match(await demo.text("facts"), /40 × 60/);
+  await demo.keep("cutout", "turned");
+});
+
+test("a pasted photo is taken", { skip }, async () => {
+  await demo.run(() => demo.give("paste", job.photo));
+  assert.match(await demo.text("facts"), /150 × 200/);
+  await demo.keep("mask", "pasted");
 });
 
 test("people without a photo at hand take the made-up one", { skip }, async () => {
-  await page.click("#sample");
-  await page.waitForFunction(() => document.getElementById("facts")?.textContent?.includes("512 × 512"), patience);
-  await idle();
+  await demo.run(() => demo.page.click("#sample"));
+  assert.match(await demo.text("facts"), /512 × 512/);
 });
 
 test("the divider moves by keyboard", { skip }, async () => {
-  const clipped = () => page.$eval("#before", (found) => getComputedStyle(found).clipPath);
-  await page.focus("#split");
+  const clipped = () => demo.page.$eval("#before", (found) => getComputedStyle(found).clipPath);
+  await demo.page.focus("#split");
   const middle = await clipped();
-  for (let presses = 0; presses < 10; presses++) await page.keyboard.press("ArrowRight");
-  assert.equal(await page.$eval("#split", (found) => /** @type {HTMLInputElement} */ (found).value), "60");
+  for (let presses = 0; presses < 10; presses++) await demo.page.keyboard.press("ArrowRight");
+  assert.equal(await demo.page.$eval("#split", (found) => /** @type {HTMLInputElement} */ (found).value), "60");
   assert.notEqual(await clipped(), middle);
-  await page.keyboard.press("Home");
-  assert.equal(await page.$eval("div#compare", (found) => found.style.getPropertyValue("--split")), "0%");
+  await demo.page.keyboard.press("Home");
+  assert.equal(await demo.page.$eval("div#compare", (found) => found.style.getPropertyValue("--split")), "0%");
 });
 
 test("a model that is slow to come can be cancelled, and another one taken", { skip }, async () => {
-  await page.select("#model", "1");
-  await page.waitForFunction(() => document.getElementById("status")?.textContent?.startsWith("Loading"), patience);
-  await page.click("#cancel");
-  assert.equal(await textOf("status"), "Cancelled.");
-  await idle();
-  await page.select("#model", "0");
-  await page.waitForFunction(() => document.getElementById("status")?.textContent?.startsWith("Done"), patience);
+  await demo.page.select("#model", "slow");
+  await demo.told("status", /^Loading/);
+  await demo.page.click("#cancel");
+  assert.equal(await demo.text("status"), "Cancelled.");
+  await demo.idle();
+  await demo.page.select("#model", "pointwise");
+  await demo.told("status", /^Done/);
+});
+
+test("models are listed by task, and the sample follows the task", { skip }, async () => {
+  const names = () => demo.page.$$eval("#model option", (all) => all.map(({ value }) => value));
+  assert.deepEqual(await names(), ["pointwise", "slow"]);
+  await demo.page.select("#task", "membrane");
+  await demo.told("status", /^Done/);
+  assert.deepEqual(await names(), ["cells"]);
+  assert.match(await demo.text("about"), /membranes/);
+  await demo.page.select("#task", "saliency");
+  await demo.told("status", /^Done/);
+  await demo.idle();
 });
 
 test(
   "a graphics card that goes away is told, and comes back",
   { skip: skip || (!job.backends.includes("webgl") && "no WebGL") },
   async () => {
-    await page.click("#backend-webgl");
-    await page.waitForFunction(() => document.getElementById("facts")?.textContent?.includes("WebGL"), patience);
-    await idle();
-    const [worker] = page.workers();
+    await demo.page.click("#backend-webgl");
+    await demo.told("facts", /WebGL/);
+    await demo.idle();
+    const [worker] = demo.page.workers();
     await worker.evaluate(() =>
       /** @type {any} */ (globalThis).tf.backend().gpgpu.gl.getExtension("WEBGL_lose_context").loseContext(),
     );
-    await page.click("#again");
-    await page.waitForSelector("#error:not([hidden])", patience);
-    assert.match(await textOf("error"), /lost WebGL context/);
-    await idle();
-    await page.click("#again");
-    await page.waitForFunction(() => document.getElementById("status")?.textContent?.startsWith("Done"), patience);
-    assert.equal(await page.$eval("div#error", (found) => found.hidden), true);
+    await demo.run(() => demo.page.click("#again"));
+    assert.match(await demo.error(), /lost WebGL context/);
+    await demo.run(() => demo.page.click("#again"));
+    assert.match(await demo.text("status"), /^Done/);
+    assert.equal(await demo.error(), "");
   },
 );
 
 test("nothing was asked of another server, and the console is clean", { skip }, () => {
   const { origin } = new URL(job.url);
-  assert.deepEqual(
-    [...new Set(asked.map((url) => url.replace(/^blob:/, "")).filter((url) => !url.startsWith(origin)))],
-    [],
-  );
-  assert.deepEqual(complaints, []);
+  const plain = demo.asked.map((url) => url.replace(/^blob:/, ""));
+  assert.deepEqual([...new Set(plain.filter((url) => !url.startsWith(origin)))], []);
+  assert.deepEqual(demo.complaints, []);
 });
