@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
+from numpy.typing import NDArray
 
 from compress.core.console import log
 from compress.core.errors import ArtifactError, CompressError, UsageError
@@ -30,6 +32,7 @@ from reports import words
 SCHEMA = 1
 MARK = "compress demo"  # the page's generator, by which it is known again
 SAMPLE = 512  # pixels a side of the made-up picture that people without a photo at hand can try
+ONE_OBJECT, MANY_OBJECTS = 18, 1  # scenes of ClassScenes
 DRAWN = {  # tasks that shared/pictures.js knows, and what their models do in words for anybody
     "saliency": "Cuts out the main object of a photo; the rest becomes transparent.",
     "retouch": "Hands a photo back as a retoucher would, with other light and other colours.",
@@ -176,10 +179,17 @@ def _as_exported(spec: ImageSpec, folder: Path) -> ImageSpec:
 def _describe(task: Task, draft: Path) -> dict[str, str]:
     title = TASKS.help(task.name).partition(": ")[0]
     sample = f"samples/{task.name}.png"
-    made = Cells("test", 0, size=SAMPLE) if task.name == "membrane" else ClassScenes("test", 1, size=SAMPLE)
     (draft / "samples").mkdir(exist_ok=True)
-    PIL.Image.fromarray(made.original(0)["image"]).save(draft / sample)
+    PIL.Image.fromarray(_sample(task.name)).save(draft / sample)
     return {"title": title, "about": DRAWN[task.name], "sample": sample}
+
+
+def _sample(task: str) -> NDArray[np.uint8]:
+    """A made-up picture (SAMPLE, SAMPLE, 3) for a task: free of anybody's rights."""
+    if task == "membrane":
+        return Cells("test", 0, size=SAMPLE).original(0)["image"]
+    scene = MANY_OBJECTS if task == "segmentation" else ONE_OBJECT
+    return ClassScenes("test", 1, size=SAMPLE).original(scene)["image"]
 
 
 def _copy_page(draft: Path) -> None:
