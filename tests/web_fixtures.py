@@ -3,9 +3,10 @@
 import json
 
 import numpy as np
+from report_store import artifact
 
 from compress.core.types import ImageSpec, to_json
-from compress.jobs.demo import drawing
+from compress.jobs.demo import Exhibit, drawing
 from compress.kit.images import resize, resize_plane
 from compress.kit.infer import predict
 from compress.tasks import TASKS
@@ -157,3 +158,14 @@ def write_model(folder, sides=("-1", "-1")):
     (folder / "model.json").write_text(json.dumps(model))
     (folder / "group1-shard1of1.bin").write_bytes(WEIGHTS.tobytes() + BIAS.tobytes())
     return folder
+
+
+SPEC = ImageSpec(height=48, width=48, **IMAGENET)
+
+
+def exhibit(folder, name="pointwise", **fields):
+    """``pointwise`` on show, with what a manifest knows and a page must not tell."""
+    options = {"data": ["/home/somebody/photos"]}
+    metrics = {"loss": 0.4, "mae": 0.0712, "maxf": 0.9, "images": 12.0}
+    record = artifact(name, id=name, input=SPEC, metrics=metrics, options=options, **fields)
+    return Exhibit(record, write_model(folder / name), "float32")

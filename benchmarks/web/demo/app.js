@@ -30,6 +30,8 @@ let exhibits = [];
 /** @type {Blob | null} */
 let photo = null;
 let photoName = "photo";
+/** @type {{name: string, drawn: import("../shared/pictures.js").Pictures}} the photo whose pictures are shown, and they */
+let result = { name: "", drawn: {} };
 let sampleOf = ""; // task whose made-up picture the photo is
 let runsOn = ""; // backend that the worker was started with
 let turns = 0; // runs that were begun: the answer to an earlier one counts no more
@@ -76,12 +78,15 @@ async function run() {
   if (cancel.hidden === false || (runsOn && runsOn !== backend)) session.stop(); // a network can't be interrupted otherwise
   runsOn = backend;
   const turn = ++turns;
+  const name = photoName;
   const { card, model } = exhibit;
   const vendor = new URL("vendor/", document.baseURI).href;
   busy(true);
   try {
     const outcome = await session.ask({ does: "run", wish: { card, model, vendor, backend, file: photo } }, tell);
-    if (turn === turns) finish(outcome, card.input.color === "lightness");
+    if (turn !== turns) return;
+    finish(outcome, card.input.color === "lightness");
+    result = { name, drawn: outcome.drawn };
   } catch (reason) {
     if (turn === turns) fail(reason);
   } finally {
@@ -132,10 +137,10 @@ function fail(reason) {
 
 async function download() {
   const kind = shownKind();
-  const png = await session.ask({ does: "save", picture: kind });
+  const png = await session.ask({ does: "save", picture: result.drawn[kind] });
   const link = document.createElement("a");
   link.href = URL.createObjectURL(png);
-  link.download = `${photoName}.${kind}.png`;
+  link.download = `${result.name}.${kind}.png`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // by then the browser has taken it
   status.textContent = `Saved ${link.download}.`;

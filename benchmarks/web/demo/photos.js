@@ -3,6 +3,8 @@
  * @module
  */
 
+import { damageOf } from "../shared/png.js";
+
 /** @typedef {import("../shared/spec.js").Photo} Photo */
 
 const MAX_BYTES = 100e6;
@@ -24,9 +26,9 @@ const KINDS = [
   ["JPEG XL", 0, "\xff\x0a"],
   ["JPEG XL", 4, "JXL "],
 ];
-/** @type {Record<string, string>} what a whole file of a kind has at its end: some browsers show the half of a cut one */
-const ENDS = { PNG: "IEND", JPEG: "\xff\xd9" };
+const JPEG_END = "\xff\xd9"; // some browsers show the half of a cut file
 const TAIL = 65536; // bytes at the end where that is looked for: some programs add their own
+const DAMAGES = { cut: "its end is missing", spoilt: "it can't be decoded" };
 const SELDOM = ["HEIC", "TIFF", "JPEG XL", "AVIF"]; // what many browsers can't read though it is whole
 
 /**
@@ -49,8 +51,8 @@ export async function readPhoto(file) {
     throw new Error(`This file has ${megas(file.size)} MB; at most ${megas(MAX_BYTES)} can be read.`);
   const kind = kindOf(new Uint8Array(await file.slice(0, 16).arrayBuffer()));
   if (!kind) throw new Error("This file is not an image. Choose a photo, such as a JPEG or a PNG.");
-  if (await isCut(file, kind))
-    throw new Error(`This ${kind} file is damaged: its end is missing. Copy or save it again.`);
+  const damage = await damageIn(file, kind);
+  if (damage) throw new Error(damaged(kind, damage));
   const bitmap = await decode(file, kind);
   try {
     const pixels = bitmap.width * bitmap.height;
@@ -69,12 +71,21 @@ export async function readPhoto(file) {
 /**
  * @param {Blob} file
  * @param {string} kind
+ * @returns {Promise<"" | "cut" | "spoilt">}
  */
-async function isCut(file, kind) {
-  const end = ENDS[kind];
-  if (!end) return false;
+async function damageIn(file, kind) {
+  if (kind === "PNG") return damageOf(new Uint8Array(await file.arrayBuffer()));
+  if (kind !== "JPEG") return "";
   const tail = new Uint8Array(await file.slice(-TAIL).arrayBuffer());
-  return !new TextDecoder("latin1").decode(tail).includes(end);
+  return new TextDecoder("latin1").decode(tail).includes(JPEG_END) ? "" : "cut";
+}
+
+/**
+ * @param {string} kind
+ * @param {"cut" | "spoilt"} damage
+ */
+function damaged(kind, damage) {
+  return `This ${kind} file is damaged: ${DAMAGES[damage]}. Copy or save it again.`;
 }
 
 /**
@@ -88,7 +99,7 @@ async function decode(file, kind) {
     throw new Error(
       SELDOM.includes(kind)
         ? `This browser can't read this ${kind} file. Save it as JPEG or PNG first.`
-        : `This ${kind} file is damaged: it can't be decoded. Copy or save it again.`,
+        : damaged(kind, "spoilt"),
     );
   }
 }

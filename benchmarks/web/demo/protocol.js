@@ -23,6 +23,7 @@
  * @property {number} height
  * @property {ImageBitmap} photo
  * @property {Shown[]} pictures
+ * @property {import("../shared/pictures.js").Pictures} drawn the same at the photo's size
  * @property {import("./legend.js").Entry[]} legend
  * @property {number | null} load seconds that runtime and model took, null where they were there already
  * @property {number} run seconds from the prepared photo to the prediction
@@ -35,7 +36,7 @@
 
 /**
  * @typedef {{id: number, does: "probe"} | {id: number, does: "run", wish: Wish}
- *   | {id: number, does: "save", picture: string}} Request
+ *   | {id: number, does: "save", picture: import("../shared/spec.js").Picture}} Request
  */
 
 /**

@@ -30,8 +30,6 @@ class Lost extends Error {}
 let running = null;
 /** @type {{url: string, model: Model, ran: boolean} | null} */
 let loaded = null;
-/** @type {import("../shared/pictures.js").Pictures} */
-let drawn = {};
 
 self.addEventListener("message", (event) => {
   /** @type {Request} */
@@ -48,11 +46,12 @@ self.addEventListener("message", (event) => {
  */
 async function answer(request) {
   if (request.does === "probe") return { result: await probe() };
-  if (request.does === "save") return { result: await encodePng(drawn[request.picture]) };
+  if (request.does === "save") return { result: await encodePng(request.picture) };
   const result = await run(request.wish, (stage, fraction = null) =>
     post({ id: request.id, step: { stage, fraction } }),
   );
-  return { result, transfer: [result.photo, ...result.pictures.map(({ bitmap }) => bitmap)] };
+  const shown = [result.photo, ...result.pictures.map(({ bitmap }) => bitmap)];
+  return { result, transfer: [...shown, ...Object.values(result.drawn).map(({ data }) => data.buffer)] };
 }
 
 async function probe() {
@@ -81,7 +80,7 @@ async function run(wish, tell) {
   const first = !network.ran;
   network.ran = true;
   tell("Drawing");
-  drawn = pictures(card.task, photo, prediction, card.drawing);
+  const drawn = pictures(card.task, photo, prediction, card.drawing);
   return {
     width: photo.width,
     height: photo.height,
@@ -89,6 +88,7 @@ async function run(wish, tell) {
     pictures: await Promise.all(
       Object.entries(drawn).map(async ([kind, picture]) => ({ kind, bitmap: await forScreen(picture) })),
     ),
+    drawn,
     legend: card.drawing.palette && drawn.mask ? legendOf(drawn.mask, card.drawing) : [],
     load,
     run: seconds,

@@ -79,8 +79,31 @@ function chunk(type, body) {
   view.setUint32(0, body.length);
   bytes.set(new TextEncoder().encode(type), 4);
   bytes.set(body, 8);
-  let crc = 0xffffffff;
-  for (let at = 4; at < body.length + 8; at++) crc = CRC[(crc ^ bytes[at]) & 255] ^ (crc >>> 8);
-  view.setUint32(body.length + 8, ~crc);
+  view.setUint32(body.length + 8, checksum(bytes.subarray(4, body.length + 8)));
   return bytes;
+}
+
+/** @param {Uint8Array} bytes */
+function checksum(bytes) {
+  let crc = 0xffffffff;
+  for (let at = 0; at < bytes.length; at++) crc = CRC[(crc ^ bytes[at]) & 255] ^ (crc >>> 8);
+  return ~crc >>> 0;
+}
+
+/**
+ * Look whether a PNG file is whole: some browsers show what they can read of a spoilt one.
+ * @param {Uint8Array} file
+ * @returns {"" | "cut" | "spoilt"} spoilt: the checksum of a chunk that a decoder needs is wrong
+ */
+export function damageOf(file) {
+  const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
+  for (let at = SIGNATURE.length; at + 12 <= file.length;) {
+    const end = at + 12 + view.getUint32(at);
+    const needed = (file[at + 4] & 32) === 0; // upper case: section 5.4
+    if (end > file.length) return "cut";
+    if (needed && view.getUint32(end - 4) !== checksum(file.subarray(at + 4, end - 4))) return "spoilt";
+    if (String.fromCharCode(...file.subarray(at + 4, at + 8)) === "IEND") return "";
+    at = end;
+  }
+  return "cut";
 }

@@ -57,9 +57,14 @@ export class DemoPage {
       },
     });
     const opened = new DemoPage(browser, await browser.newPage(), job);
-    await opened.page.goto(job.url);
-    await opened.page.waitForSelector("html[data-ready]", SOON);
+    await opened.visit();
     return opened;
+  }
+
+  /** Open the page, anew if it is open. */
+  async visit() {
+    await this.page.goto(this.job.url);
+    await this.page.waitForSelector("html[data-ready]", SOON);
   }
 
   close() {
@@ -133,6 +138,8 @@ export class DemoPage {
           kind === "drop"
             ? new DragEvent("drop", { ...settings, dataTransfer: given })
             : new ClipboardEvent("paste", { ...settings, clipboardData: given });
+        // Firefox empties the clipboard of an event that a script makes
+        if (kind === "paste") Object.defineProperty(event, "clipboardData", { value: given });
         document.body.dispatchEvent(event);
       },
       bytes,

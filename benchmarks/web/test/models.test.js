@@ -19,10 +19,10 @@ after(() => demo?.close());
 
 for (const { task, model, backend, photo, kinds, name } of job?.runs ?? []) {
   test(`${name}: ${task} on ${backend}`, { skip }, async () => {
+    await demo.visit();
     await demo.page.select("#task", task);
     await demo.page.select("#model", model);
-    await demo.idle(PATIENCE);
-    await demo.run(() => demo.page.click(`#backend-${backend}`), PATIENCE);
+    await demo.page.click(`#backend-${backend}`);
     await demo.run(() => demo.give("drop", photo), PATIENCE);
     assert.equal(await demo.error(), "");
     for (const kind of kinds) await demo.keep(kind, name);

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { inflateSync } from "node:zlib";
 import { labToRgb, lightness } from "../shared/lab.js";
 import { pictures } from "../shared/pictures.js";
-import { encodePng } from "../shared/png.js";
+import { damageOf, encodePng } from "../shared/png.js";
 import { letterbox, mirrored, normalized } from "../shared/prepare.js";
 import { mixes, resizePlane } from "../shared/resize.js";
 import { roundHalfEven } from "../shared/rounding.js";
@@ -126,4 +126,18 @@ test("a PNG holds every byte, hidden colours too", async () => {
   const lines = inflateSync(bytes.subarray(at + 4, at + 4 + bytes.readUInt32BE(at - 4)));
   // first row: each byte less its left neighbour; second row: less the nearest of left, upper and corner
   assert.deepEqual([...lines], [4, 10, 20, 30, 0, 190, 80, 20, 255, 4, 247, 238, 229, 4, 55, 154, 223, 129]);
+});
+
+test("a PNG that is cut or spoilt is told from a whole one", async () => {
+  const png = await encodePng({ width: 2, height: 1, channels: 3, data: Uint8Array.of(1, 2, 3, 4, 5, 6) });
+  const whole = new Uint8Array(await png.arrayBuffer());
+  assert.equal(damageOf(whole), "");
+  assert.equal(damageOf(Uint8Array.of(...whole, 7, 7, 7)), ""); // some programs add their own at the end
+  for (let length = 8; length < whole.length; length++) assert.equal(damageOf(whole.subarray(0, length)), "cut");
+  for (const at of [16, 29, 43, 50]) {
+    const changed = whole.map((byte, place) => (place === at ? byte ^ 1 : byte));
+    assert.equal(damageOf(changed), "spoilt", `byte ${at}`);
+  }
+  const note = Uint8Array.of(0, 0, 0, 1, ...Buffer.from("tEXt"), 65, 0, 0, 0, 0); // its wrong checksum harms nothing
+  assert.equal(damageOf(Uint8Array.of(...whole.subarray(0, 33), ...note, ...whole.subarray(33))), "");
 });
