@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from compress.core import errors
 from compress.core.console import log
 from compress.core.errors import ArtifactError, CompressError
 from compress.core.machine import require
-from compress.core.store import Store, digest, writing
+from compress.core.store import Store, digest, written_whole_folder
 from compress.core.types import Artifact, ImageSpec, from_json, to_json
 from compress.formats.tfjs import Per, Weights
 from compress.jobs.convert import RECORD, Request, Wish, as_text
@@ -44,17 +43,8 @@ def cached(store: Store, artifact: Artifact, wish: Wish) -> Path:
     kept = store.root / "cache" / digest([artifact.id, artifact.sha256, to_json(wish)])
     if (kept / RECORD).is_file():
         return kept
-    with writing(kept.parent):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=kept.parent, prefix=".export-"))
-    try:
+    with written_whole_folder(kept) as draft:
         export(store, artifact, draft, wish)
-        with writing(kept.parent):
-            shutil.rmtree(kept, ignore_errors=True)
-            draft.chmod(0o755)
-            draft.rename(kept)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return kept
 
 
