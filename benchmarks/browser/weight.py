@@ -19,9 +19,9 @@ KINDS = ("raw", "gzip", "brotli")
 
 
 def weigh(files: Sequence[Path]) -> Weight:
-    """Return the bytes of files together: "raw", and each compressed beforehand with gzip -9 and brotli -q 11.
+    """Return the bytes of files together: "raw", and each compressed beforehand with gzip -9 and brotli -q 9.
 
-    Brotli takes a minute for the largest runtime, so weights are kept beside the npm packages, by sha256.
+    That takes a while for the largest files, so weights are kept beside the npm packages, by sha256.
     """
     kept = _Kept(web_folder() / "node_modules" / ".cache" / "image-compress" / "weights.json")
     digests = {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
