@@ -13,8 +13,9 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup, escape
 
-from compress.core.store import Store, write_whole, written_whole
+from compress.core.store import Store
 from compress.core.types import Artifact, Row
+from compress.core.whole import write_whole, written_whole
 from reports import provenance, words
 from reports.compare import Setting
 from reports.export import long_table

@@ -12,8 +12,9 @@ import jinja2
 import numpy as np
 
 from compress.core.errors import ArtifactError, UsageError
-from compress.core.store import HISTORY, Store, write_whole
+from compress.core.store import HISTORY, Store
 from compress.core.types import Artifact
+from compress.core.whole import write_whole
 from reports import curves, words
 from reports.curves import Curve, Drawn
 from reports.growth import Photo, Validation, grown

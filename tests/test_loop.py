@@ -86,7 +86,7 @@ def test_checkpoint_survives_a_kill_in_the_middle_of_writing(tmp_path):
     script = textwrap.dedent(f"""
         import os, signal
         from pathlib import Path
-        from compress.core.store import written_whole
+        from compress.core.whole import written_whole
         with written_whole(Path({str(tmp_path / CHECKPOINT)!r})) as path:
             path.write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from compress.core.errors import ArtifactError, MissingExtraError, ParityError, UsageError
 from compress.core.networks import find_network
-from compress.core.store import written_whole
 from compress.core.types import Artifact, File, ImageSpec, Machine
+from compress.core.whole import written_whole
 from compress.formats import FORMATS
 from compress.formats.onnx import OnnxRunner, inspect
 from compress.kit.ship.parity import check_parity, parity

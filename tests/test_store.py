@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 
-from compress.core import store as store_module
 from compress.core.errors import ArtifactError, CompressError
 from compress.core.machine import this_machine
 from compress.core.store import Store, stage_key
@@ -126,7 +125,7 @@ def test_full_or_read_only_disk_is_one_line_and_keeps_nothing(tmp_path, monkeypa
     def fail(path):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(store_module, "_flush", fail)
+    monkeypatch.setattr("compress.core.store.flush", fail)
     with pytest.raises(CompressError, match="nothing was kept half-written"):
         put(store, make())
     assert list(tmp_path.iterdir()) == []

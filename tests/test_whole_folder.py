@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from compress.core import store as store_module
+from compress.core import whole
 from compress.core.errors import CompressError
-from compress.core.store import written_whole_folder
+from compress.core.whole import written_whole_folder
 
 
 def write(folder, text):
@@ -61,7 +61,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_one_before(tmp_path, monkeypatch
     def fail(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(store_module, "_flush", fail)
+    monkeypatch.setattr(whole, "flush", fail)
     with pytest.raises(CompressError, match="No space left"):
         write(tmp_path / "page", "new")
     assert read(tmp_path / "page") == "old" and names(tmp_path) == ["page"]
@@ -89,7 +89,7 @@ def test_killed_at_any_rename_the_old_or_the_new_one_is_kept(tmp_path, renames):
     script = textwrap.dedent(f"""
         import os, shutil, signal
         from pathlib import Path
-        from compress.core.store import written_whole_folder
+        from compress.core.whole import written_whole_folder
         steps = 0
         def dying(act):
             def step(*arguments, **named):

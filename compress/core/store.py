@@ -10,7 +10,6 @@ Layout under the store's root::
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -22,14 +21,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from compress.core.errors import ArtifactError, CompressError, did_you_mean
+from compress.core.errors import ArtifactError, did_you_mean
 from compress.core.types import SCHEMA, Artifact, File, Row, from_json, to_json
+from compress.core.whole import flush, umask, writing
 
 MANIFEST = "manifest.json"
 HISTORY = "history.json"
 _ID_LENGTH = 12
 _DRAFT = ".draft-"
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EBUSY)
 
 
 def sha256_of(path: Path) -> str:
@@ -42,103 +41,6 @@ def digest(value: Any) -> str:
     """Hash plain JSON types, independent of key order: 16 hex digits."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old or the new one, never a part."""
-    with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success flush it to disk and rename it into place."""
-    with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        # mkstemp makes a file for its owner only; a report is read by others too
-        os.fchmod(handle, 0o666 & ~_umask())
-        os.close(handle)
-    temporary = Path(name)
-    try:
-        with writing(path.parent):
-            yield temporary
-            _flush(temporary)
-            temporary.replace(path)
-            _flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def written_whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``folder``; on success flush it to disk and put it in the place of what was there.
-
-    What was there is first renamed aside and removed last, so that a crash at any moment leaves the old folder or the
-    new one: in its place, or, for the moment between two renames, aside, from where the next call brings it back.
-    """
-    folder = folder.resolve()  # of a link, what it leads to is replaced
-    aside = folder.with_name(f".{folder.name}.before")
-    with writing(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if aside.exists() and not folder.exists():
-            aside.rename(folder)
-        shutil.rmtree(aside, ignore_errors=True)
-        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        with writing(folder.parent):
-            yield draft
-            for path in draft.rglob("*"):
-                _flush(path)
-            draft.chmod(0o777 & ~_umask())
-            _take_place(draft, folder, aside)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _take_place(draft: Path, folder: Path, aside: Path) -> None:
-    if folder.exists():
-        folder.rename(aside)
-    try:
-        draft.rename(folder)
-    except OSError:
-        if aside.exists():
-            aside.rename(folder)
-        raise
-    _flush(folder.parent)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn a full disk, a read-only folder and the like into one clear line."""
-    try:
-        yield
-    except Exception as error:
-        disk = _disk_error(error)
-        if disk is None:
-            raise
-        raise CompressError(
-            f"can't write under {folder}: {os.strerror(disk)}",
-            hint="nothing was kept half-written; free the disk or give another folder with --store DIR",
-        ) from error
-
-
-def _disk_error(error: BaseException | None) -> int | None:
-    """Return the number of the disk's error behind ``error``, if one is: torch buries it under one of its own."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _DISK:
-            return error.errno
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Store:
@@ -249,10 +151,10 @@ class Store:
         whole = replace(whole, id=_id(whole))
         (draft / MANIFEST).write_text(json.dumps(to_json(whole), indent=1), encoding="utf-8")
         for path in draft.rglob("*"):
-            _flush(path)
-        draft.chmod(0o777 & ~_umask())
+            flush(path)
+        draft.chmod(0o777 & ~umask())
         draft.rename(self.folder(whole))
-        _flush(self.root)
+        flush(self.root)
         return whole
 
     def add_rows(self, rows: Iterable[Row]) -> None:
@@ -300,12 +202,6 @@ def _id(artifact: Artifact) -> str:
     record = to_json(artifact)
     record.pop("id")
     return digest(record)[:_ID_LENGTH]
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _alive(process: int) -> bool:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from compress.core.errors import ArtifactError
 from compress.core.registry import register
-from compress.core.store import written_whole
 from compress.core.types import Artifact
+from compress.core.whole import written_whole
 from compress.formats.base import Format, Runner
 from compress.formats.saved_model import TensorflowRunner, prepare_tensorflow
 

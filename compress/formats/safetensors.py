@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from compress.core.errors import ArtifactError, MissingExtraError, UsageError
 from compress.core.networks import find_network
 from compress.core.registry import Room, register
-from compress.core.store import written_whole
 from compress.core.types import Artifact
+from compress.core.whole import written_whole
 from compress.formats.base import Format, Runner
 from compress.kit.graph import load_state, read_checkpoint
 from compress.kit.ship.runtime import Shipped

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from compress.core.console import log
 from compress.core.errors import ArtifactError, CompressError, UsageError
-from compress.core.store import MANIFEST, written_whole_folder
+from compress.core.store import MANIFEST
 from compress.core.types import Artifact, ImageSpec, to_json
 from compress.core.web import web_folder
+from compress.core.whole import written_whole_folder
 from compress.jobs.demo_runtime import copy_runtime
 from compress.kit import lab
 from compress.kit.data.cells import Cells

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from compress.core.console import Advance, log
 from compress.core.errors import DataError, UsageError
 from compress.core.machine import this_machine
-from compress.core.store import Store, digest, written_whole
+from compress.core.store import Store, digest
 from compress.core.types import Artifact, ImageSpec, Row
+from compress.core.whole import written_whole
 from compress.formats.base import Runner
 from compress.jobs.desk import now
 from compress.kit.data.sets import Dataset

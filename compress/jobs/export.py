@@ -14,8 +14,9 @@ from compress.core import errors
 from compress.core.console import log
 from compress.core.errors import ArtifactError, CompressError
 from compress.core.machine import require
-from compress.core.store import Store, digest, written_whole_folder
+from compress.core.store import Store, digest
 from compress.core.types import Artifact, ImageSpec, from_json, to_json
+from compress.core.whole import written_whole_folder
 from compress.formats.tfjs import Per, Weights
 from compress.jobs.convert import RECORD, Request, Wish, as_text
 from compress.jobs.models import as_onnx

@@ -9,8 +9,9 @@ from torch import nn
 
 from compress.core.console import log
 from compress.core.errors import ArtifactError
-from compress.core.store import MANIFEST, Store, digest, read_manifest, written_whole
+from compress.core.store import MANIFEST, Store, digest, read_manifest
 from compress.core.types import Artifact
+from compress.core.whole import written_whole
 from compress.formats import FORMATS
 from compress.formats.base import Runner
 from compress.formats.onnx import Onnx

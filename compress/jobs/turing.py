@@ -14,7 +14,8 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from compress.core.errors import DataError, UsageError
-from compress.core.store import digest, written_whole_folder
+from compress.core.store import digest
+from compress.core.whole import written_whole_folder
 from compress.kit.data.sets import Dataset
 from compress.tasks.base import Task
 

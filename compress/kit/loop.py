@@ -16,7 +16,7 @@ from torch import nn
 
 from compress.core.console import Advance, log
 from compress.core.errors import ArtifactError, DivergedError
-from compress.core.store import written_whole
+from compress.core.whole import written_whole
 
 Batch = dict[str, torch.Tensor]
 LossOf = Callable[[Batch], Mapping[str, torch.Tensor]]

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from compress.core.console import Advance, log
 from compress.core.errors import DataError, UsageError
-from compress.core.store import digest, write_whole, written_whole
+from compress.core.store import digest
+from compress.core.whole import write_whole, written_whole
 from compress.kit.data.folders import SPLITS
 from compress.kit.data.shards import MANIFEST, SCHEMA, Manifest, Shard, is_packed, open_batch, read_manifest
 from compress.kit.data.sources import Source

@@ -20,7 +20,7 @@ import urllib3
 from compress import __version__
 from compress.core.console import Advance, log
 from compress.core.errors import DataError
-from compress.core.store import written_whole
+from compress.core.whole import written_whole
 from compress.kit.images import SUFFIXES, decode_rgb, is_image
 
 AGENT = f"image-compress/{__version__}"

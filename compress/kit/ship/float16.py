@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from compress.core.errors import ArtifactError, UsageError
-from compress.core.store import written_whole
+from compress.core.whole import written_whole
 from compress.kit.ship.qdq import replace_nodes
 from compress.kit.ship.runtime import float_initializers, open_session, read_onnx
 

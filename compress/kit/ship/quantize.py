@@ -17,7 +17,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from compress.core.errors import ArtifactError, UsageError, did_you_mean
-from compress.core.store import written_whole
+from compress.core.whole import written_whole
 from compress.kit.graph import sqnr
 from compress.kit.ship.calibrate import Calibration, Feed, Method, calibrate
 from compress.kit.ship.qdq import drop_unused, keep_in_float, quantize_weight, shorten, store_transposed_weights

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.errors import ArtifactError, MissingExtraError
-from compress.core.store import written_whole
+from compress.core.whole import written_whole
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
