@@ -96,8 +96,8 @@ def test_the_graph_has_one_named_input_and_output_and_no_folder(made):
     assert all(len(node["name"]) <= 6 for node in found["modelTopology"]["node"])
     assert str(made[0]) not in json.dumps(found)
     kinds = {node["op"] for node in found["modelTopology"]["node"]}
-    assert {"_FusedConv2D", "FusedDepthwiseConv2dNative", "Conv2DBackpropInput", "MirrorPad"} <= kinds
-    assert not kinds & {"Transpose", "SpaceToBatchND", "BatchToSpaceND"}
+    assert {"_FusedConv2D", "FusedDepthwiseConv2dNative", "DepthToSpace", "MirrorPad"} <= kinds
+    assert not kinds & {"Conv2DBackpropInput", "Transpose", "SpaceToBatchND", "BatchToSpaceND"}
 
 
 def test_two_conversions_give_the_same_bytes(made, tmp_path):
