@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +31,11 @@ def limit_of(entry: Entry) -> float | None:
     return LIMITS.get(entry.artifact.dtype)
 
 
-def reference_of(store: Store, artifact: Artifact) -> Artifact:
-    """The network an artifact came from: its nearest ancestor of torch weights, else the first file of its line."""
-    known = {other.id: other for other in store.artifacts()}
+def reference_of(artifact: Artifact, known: Mapping[str, Artifact]) -> Artifact:
+    """The network an artifact came from: its nearest ancestor of torch weights, else the first file of its line.
+
+    known: the artifacts of the store by id.
+    """
     line = [artifact]
     while line[-1].format != "safetensors" and line[-1].parent in known:
         line.append(known[line[-1].parent])
@@ -51,6 +53,7 @@ class References:
 
     def __init__(self, store: Store, request: dict[str, Any], command: Sequence[str]) -> None:
         self._store, self.request, self._command = store, request, command
+        self._artifacts = {artifact.id: artifact for artifact in store.artifacts()}
         self._folder = tempfile.TemporaryDirectory(prefix="parity-")
         self._known: dict[tuple[str, int, int], tuple[Path, float] | None] = {}
 
@@ -68,7 +71,7 @@ class References:
             folder: Where they lie, "<index>.npy" each.
             mae: Their mean absolute error against the truth.
         """
-        reference = reference_of(self._store, entry.artifact)
+        reference = reference_of(entry.artifact, self._artifacts)
         target = "torch" if reference.format == "safetensors" else "cpu"
         key = (reference.id, entry.height, entry.width)
         if key not in self._known:

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,15 +109,15 @@ class Worker:
         "only_kept" nothing else is looked at.
         """
         from compress.jobs.evaluate import evaluate, keep_pictures
-        from compress.kit.data.sets import Subset
+        from compress.kit.data.sets import Subset, spread_indices
         from compress.tasks import TASKS
 
         task, data = TASKS.get(self.artifact.task), self._data(request)
-        chosen = _spread(len(data), request["kept"])
+        chosen = spread_indices(len(data), request["kept"])
         keeper = _Keeper(Path(request["keep"]), chosen)
         if request.get("only_kept"):
-            keeper.kept = list(range(len(chosen)))
-            data = Subset(data, tuple(chosen))
+            keeper.kept = range(len(chosen))
+            data = Subset(data, chosen)
         else:
             keeper.draw = keep_pictures(self.store, self.artifact, task, data)
         scored = evaluate(self.runner, self.spec, task, data, lambda _="": self.tell({"step": True}), keep=keeper)
@@ -146,7 +146,7 @@ class _Keeper:
     """Writes the predictions of the images at ``kept``, numbered in that order, and keeps their scores."""
 
     folder: Path
-    kept: list[int]
+    kept: Sequence[int]
     scores: list[Score] = field(default_factory=list)
     draw: Keep | None = None  # is handed every prediction too
 
@@ -158,11 +158,6 @@ class _Keeper:
 
             np.save(self.folder / f"{len(self.scores):03d}.npy", prediction)
             self.scores.append(score)
-
-
-def _spread(length: int, count: int) -> list[int]:
-    """At most ``count`` indices, spread evenly."""
-    return list(range(length)) if count >= length else [k * length // count for k in range(count)]
 
 
 def _noise(spec: ImageSpec, batch: int, seed: int) -> NDArray[np.float32]:

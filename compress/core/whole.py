@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from compress.core.errors import CompressError
+from compress.core.errors import CompressError, UsageError
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EBUSY)
 
@@ -102,6 +102,24 @@ def _disk_error(error: BaseException | None) -> int | None:
             return error.errno
         error = error.__cause__ or error.__context__
     return None
+
+
+def check_ours(folder: Path, mark: str) -> None:
+    """Refuse to write a page over anything but an earlier one of the same kind.
+
+    Args:
+        folder: Where the page shall lie.
+        mark: What the head of an earlier one's index.html holds.
+
+    Raises:
+        UsageError: If the folder holds something else.
+    """
+    if not folder.exists():
+        return
+    index = folder / "index.html"
+    ours = index.is_file() and mark in index.read_text(encoding="utf-8", errors="replace")[:2000]
+    if not folder.is_dir() or (any(folder.iterdir()) and not ours):
+        raise UsageError(f"'{folder}' holds something else", hint="give another folder with --out")
 
 
 def flush(path: Path) -> None:

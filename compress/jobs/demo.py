@@ -18,7 +18,7 @@ from compress.core.errors import ArtifactError, CompressError, UsageError
 from compress.core.store import MANIFEST
 from compress.core.types import Artifact, ImageSpec, to_json
 from compress.core.web import web_folder
-from compress.core.whole import written_whole_folder
+from compress.core.whole import check_ours, written_whole_folder
 from compress.jobs.demo_runtime import copy_runtime
 from compress.kit import lab
 from compress.kit.data.cells import Cells
@@ -73,20 +73,6 @@ def check_drawn(artifact: Artifact) -> None:
         )
 
 
-def check_free(out: Path) -> None:
-    """Refuse to write over anything but an earlier demo.
-
-    Raises:
-        UsageError: If ``out`` holds something else.
-    """
-    if not out.exists():
-        return
-    index = out / "index.html"
-    ours = index.is_file() and MARK in index.read_text(encoding="utf-8", errors="replace")[:2000]
-    if not out.is_dir() or (any(out.iterdir()) and not ours):
-        raise UsageError(f"'{out}' holds something else", hint="give another folder with --out")
-
-
 def write_demo(exhibits: Sequence[Exhibit], out: Path) -> Demo:
     """Write the folder, whole or not at all; an earlier demo in it is replaced.
 
@@ -94,7 +80,7 @@ def write_demo(exhibits: Sequence[Exhibit], out: Path) -> Demo:
         UsageError: If ``out`` holds something else.
         MissingExtraError: If TF.js is not installed.
     """
-    check_free(out)
+    check_ours(out, MARK)
     with written_whole_folder(out) as draft:
         _copy_page(draft)
         copy_runtime(draft)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from compress.core.errors import DataError, UsageError
 from compress.core.store import digest
-from compress.core.whole import written_whole_folder
+from compress.core.whole import check_ours, written_whole_folder
 from compress.kit.data.sets import Dataset
 from compress.tasks.base import Task
 
@@ -129,7 +129,7 @@ def write_page(pictures: Sequence[Shot], models: Sequence[Model], out: Path, *, 
     Raises:
         UsageError: If ``out`` holds something else.
     """
-    _check_free(out)
+    check_ours(out, MARK)
     page = digest([SCHEMA, origin, [asdict(model) for model in models], [shot.kind for shot in pictures]])
     listed = []
     with written_whole_folder(out) as draft:
@@ -146,15 +146,6 @@ def write_page(pictures: Sequence[Shot], models: Sequence[Model], out: Path, *, 
         text = _lay_out(facts, HOW.get(task, "made by a program"))
         (draft / "index.html").write_text(text, encoding="utf-8")
     return page
-
-
-def _check_free(out: Path) -> None:
-    if not out.exists():
-        return
-    index = out / "index.html"
-    ours = index.is_file() and MARK in index.read_text(encoding="utf-8", errors="replace")[:2000]
-    if not out.is_dir() or (any(out.iterdir()) and not ours):
-        raise UsageError(f"'{out}' holds something else", hint="give another folder with --out")
 
 
 def _lay_out(facts: dict[str, Any], how: str) -> str:

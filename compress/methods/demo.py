@@ -41,7 +41,8 @@ def run(
     options: Options = Options(),
 ) -> dict[str, Any] | None:
     """Write a static folder that shows models off in any browser: pick a photo, see what they make of it, offline."""
-    from compress.jobs.demo import check_drawn, check_free, write_demo
+    from compress.core.whole import check_ours
+    from compress.jobs.demo import MARK, check_drawn, write_demo
     from compress.jobs.demo_runtime import check_runtime
     from compress.jobs.models import pick
 
@@ -51,7 +52,7 @@ def run(
     for artifact in artifacts:
         check_drawn(artifact)
     check_runtime()
-    check_free(options.out)
+    check_ours(options.out, MARK)
     if options.dry_run:
         plan = {"plan": "demo", "models": [artifact.id for artifact in artifacts], "out": str(options.out)}
         names = ", ".join(artifact.name for artifact in artifacts)

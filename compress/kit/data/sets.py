@@ -188,11 +188,17 @@ class Subset(Dataset):
         return self.whole.vectors(self.indices[index])
 
 
+def spread_indices(length: int, limit: int) -> tuple[int, ...]:
+    """At most ``limit`` of ``length`` indices, spread evenly."""
+    count = min(limit, length)
+    return tuple(k * length // count for k in range(count))
+
+
 def spread(data: Dataset, limit: int | None) -> Dataset:
     """At most ``limit`` samples, spread evenly over ``data``; all of them when None."""
     if limit is None or limit >= len(data):
         return data
-    return Subset(data, tuple(k * len(data) // limit for k in range(limit)))
+    return Subset(data, spread_indices(len(data), limit))
 
 
 def open_pairs(
