@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from compress.core.errors import ArtifactError, DataError, UsageError
 from compress.kit.graph import fold_batch_norm, sqnr
-from compress.kit.ship.calibrate import calibrate
-from compress.kit.ship.float16 import to_float16
-from compress.kit.ship.quantize import quantize_int8
+from compress.kit.quant.calibrate import calibrate
+from compress.kit.quant.float16 import to_float16
+from compress.kit.quant.quantize import quantize_int8
 from compress.kit.ship.runtime import export_graph, open_session
 
 

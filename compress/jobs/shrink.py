@@ -19,8 +19,8 @@ from compress.jobs.models import as_onnx
 from compress.jobs.options import Shrinking
 from compress.kit.data.sets import Dataset, Subset
 from compress.kit.images import prepare
-from compress.kit.ship.float16 import Float16Report, to_float16
-from compress.kit.ship.quantize import QuantReport, quantize_int8
+from compress.kit.quant.float16 import Float16Report, to_float16
+from compress.kit.quant.quantize import QuantReport, quantize_int8
 from compress.tasks import TASKS
 from compress.tasks.base import Task
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compress.core.errors import ArtifactError, UsageError
 from compress.core.whole import written_whole
-from compress.kit.ship.qdq import replace_nodes
+from compress.kit.quant.qdq import replace_nodes
 from compress.kit.ship.runtime import float_initializers, open_session, read_onnx
 
 _LARGEST = float(np.finfo(np.float16).max)

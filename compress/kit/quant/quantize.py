@@ -19,8 +19,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from compress.core.errors import ArtifactError, UsageError, did_you_mean
 from compress.core.whole import written_whole
 from compress.kit.graph import sqnr
-from compress.kit.ship.calibrate import Calibration, Feed, Method, calibrate
-from compress.kit.ship.qdq import drop_unused, keep_in_float, quantize_weight, shorten, store_transposed_weights
+from compress.kit.quant.calibrate import Calibration, Feed, Method, calibrate
+from compress.kit.quant.qdq import drop_unused, keep_in_float, quantize_weight, shorten, store_transposed_weights
 from compress.kit.ship.runtime import float_initializers, open_session, quiet, read_onnx
 
 # Operators that compute or only move 8-bit values: kept between convolutions so that maps stay 8 bits in memory.
