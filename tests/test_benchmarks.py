@@ -28,7 +28,7 @@ from compress.kit.data.sets import spread
 from compress.kit.images import prepare
 from compress.tasks import TASKS
 
-HEAVY = ("torch", "onnx", "onnxruntime", "tensorflow")
+HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorflow")
 
 
 @pytest.fixture(scope="module")

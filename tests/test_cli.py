@@ -49,7 +49,7 @@ def store(tmp_path_factory, folder):
     common = ["--store", root, "--data", folder]
     assert run("train", "--teacher", "u2netp", "--steps", 3, *TINY, *common) == 0
     assert run("distill", "--teacher", "u2netp", "--student", "u2netp", "--T", 2, "--steps", 2, *TINY, *common) == 0
-    assert run("quantize", "--model", "u2netp", "--dtype", "int8", "--calibration", 4, *common) == 0
+    assert run("quantize", "--model", "u2netp", "--dtype", "int8", "--calibration", 4, "--force", *common) == 0
     return root
 
 

@@ -36,7 +36,7 @@ def test_the_whole_story(tmp_path, capsys, teacher):
     Image.fromarray(photo).save(tmp_path / "photo.png")
     assert run("train", "--teacher", teacher, *TINY, "--store", store) == 0
     assert run("distill", "--teacher", teacher, "--T", 2, *TINY, "--store", store) == 0
-    assert run("quantize", "--model", teacher, "--dtype", "int8", "--calibration", 4, "--store", store) == 0
+    assert run("quantize", "--model", teacher, "--dtype", "int8", "--calibration", 4, "--force", "--store", store) == 0
     artifacts = Store(store).artifacts()
     assert [a.method for a in artifacts] == ["train", "distill", "quantize"]
     assert artifacts[1].network == network.student

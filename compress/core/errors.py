@@ -57,6 +57,12 @@ class ParityError(CompressError):
     exit_code = 5
 
 
+class RejectedError(CompressError):
+    """A result that is not worth having: slower, hardly smaller, or worse than the limit."""
+
+    exit_code = 6
+
+
 class DivergedError(CompressError):
     """Training ran into a loss that is not finite."""
 

@@ -18,13 +18,15 @@ _TELLING = (
     "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8",
     "neon", "asimd", "asimddp", "i8mm", "bf16",
 )  # fmt: skip
-_PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "lightning-fabric", "pysodmetrics", "tensorflow", "tensorflowjs")
+_PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "lightning-fabric", "pysodmetrics", "tensorflow", "tensorflowjs",
+             "openvino")  # fmt: skip
 
 # extra of pyproject.toml -> the package that proves it is there
 EXTRAS = {
     "web": "tensorflowjs",
     "inc": "neural_compressor",
     "prune": "torch_pruning",
+    "openvino": "openvino",
 }
 
 

@@ -67,7 +67,12 @@ class Compute:
 
 
 # flags that say where, how loud or how often, but do not decide the result
-_IDLE = frozenset(f.name for kind in (Common, Compute) for f in dataclasses.fields(kind)) | {"again", "validate_every"}
+_IDLE = frozenset(f.name for kind in (Common, Compute) for f in dataclasses.fields(kind)) | {
+    "again",
+    "validate_every",
+    "explain",
+    "force",
+}
 
 
 def deciding(options: Any) -> dict[str, Any]:

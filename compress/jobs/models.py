@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ from compress.kit.ship.parity import check_parity
 from compress.kit.ship.runtime import Shipped
 from compress.tasks import TASKS
 
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
 if TYPE_CHECKING:
     from compress.jobs.foreign import Reading
 
@@ -32,8 +35,8 @@ def pick(store: Store, reference: str, *, wanted: str = "artifact", reading: Rea
 
     Args:
         store: Where to look.
-        reference: Id, id prefix, name, folder of an artifact, an .onnx file (imported on the way), or "" for the
-            newest artifact whose fields are as given.
+        reference: Id, id prefix, name, folder of an artifact, an .onnx file or package.module:function that builds a
+            network (both imported on the way), or "" for the newest artifact whose fields are as given.
         wanted: What to call it when there is none.
         reading: How to read a foreign file; the task's own preprocessing when None.
         fields: What the newest must be when nothing is named.
@@ -44,6 +47,11 @@ def pick(store: Store, reference: str, *, wanted: str = "artifact", reading: Rea
         from compress.jobs.foreign import Reading, import_onnx
 
         artifact = import_onnx(store, Path(reference), reading or Reading())
+    elif _MODULE.fullmatch(reference):
+        from compress.jobs.foreign import Reading
+        from compress.jobs.modules import import_module
+
+        artifact = import_module(store, reference, reading or Reading())
     elif (Path(reference) / MANIFEST).is_file():
         artifact = read_manifest(Path(reference) / MANIFEST)
         if store.folder(artifact).resolve() != Path(reference).resolve():

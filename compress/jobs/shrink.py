@@ -1,30 +1,41 @@
-"""Quantize a file and publish it: calibration photos streamed in, the result scored beside its parent."""
+"""Quantize an artifact: calibrate, choose how on the selection photos, write, judge beside the parent, publish."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import onnx
 
 from compress.core.console import log, progress
-from compress.core.store import Store
+from compress.core.errors import NoTruthError, RejectedError
+from compress.core.store import Store, digest, sha256_of
 from compress.core.types import Artifact, ImageSpec
+from compress.core.whole import written_whole
 from compress.formats.onnx import OnnxRunner
+from compress.jobs.calibration import calibration
+from compress.jobs.choose import Chooser
 from compress.jobs.desk import Stage
-from compress.jobs.evaluate import evaluate
+from compress.jobs.evaluate import Evaluation, evaluate
 from compress.jobs.models import as_onnx
 from compress.jobs.options import Shrinking
-from compress.kit.data.sets import Dataset, Subset
+from compress.jobs.selection import Open, Selection
+from compress.jobs.tune import Cooked
+from compress.jobs.verdict import Verdict, in_turns, judge
+from compress.kit.data.sets import Dataset, Subset, spread_indices
 from compress.kit.images import prepare
-from compress.kit.quant.float16 import Float16Report, to_float16
-from compress.kit.quant.quantize import QuantReport, quantize_int8
+from compress.kit.quant.plan import INTEGER
+from compress.kit.quant.policy import EXPLAINED, SIZES, Style, style_for
+from compress.kit.quant.prepare import check_quantizable, prepare_graph
+from compress.kit.quant.quantize import QuantReport, report, write
+from compress.kit.ship.runtime import read_onnx
 from compress.tasks import TASKS
 from compress.tasks.base import Task
 
-Report = QuantReport | Float16Report
+_PREPARED = 1  # of the form of a prepared graph; another makes the cached ones void
 
 
 def calibration_photos(task: Task, data: Sequence[str], seed: int, count: int) -> Dataset:
@@ -37,36 +48,149 @@ def calibration_photos(task: Task, data: Sequence[str], seed: int, count: int) -
 def shrink(
     store: Store, planned: Stage, options: Shrinking, parent: Artifact, spec: ImageSpec, photos: Dataset
 ) -> Artifact:
-    """Quantize ``parent`` as the options say, score parent and child on the validation split, publish the child."""
-    source = as_onnx(store, parent)
+    """Quantize ``parent`` as the options say, measure it beside its parent, publish it.
+
+    Raises:
+        RejectedError: If it is not worth having and the user did not want it anyway.
+    """
+    desk = _Desk(store, options, parent, spec)
+    cooked, notes = desk.choose(photos)
     with store.draft() as draft:
         target = draft / "model.onnx"
-        if options.dtype == "float16":
-            report: Report = to_float16(source, target)
-        else:
-            with progress(f"calibrate {parent.name}", len(photos)) as advance:
-                report = quantize_int8(
-                    source,
-                    target,
-                    _streamed(photos, spec),
-                    method=options.method,
-                    exclude=options.exclude,
-                    advance=advance,
-                )
-        child = _record(planned, options, parent, report)
-        before = _validate(source, parent, options)
-        metrics = _validate(target, child, options)
-        _compare(child.name, metrics, before, report)
-        notes = {**child.notes, "parent_metrics": before}
-        return store.publish(draft, replace(child, metrics=metrics, notes=notes))
+        write(cooked.graph, cooked.plan, target)
+        made = report(desk.chooser.graph, cooked.plan, desk.source, target, desk.images)
+        child = _record(planned, options, parent, {"quantization": {**asdict(made), **notes}})
+        before, after = desk.score(desk.source, parent.name), desk.score(target, child.name)
+        verdict = desk.judge(target, made, before, after)
+        _tell(child.name, made, verdict, after)
+        if verdict.rejected and not options.force:
+            raise RejectedError(f"{child.name} is not worth having: {'. '.join(verdict.rejected)}",
+                                hint="--force keeps it, marked")  # fmt: skip
+        whole = {
+            **child.notes,
+            "parent_metrics": before.metrics,
+            "verdict": verdict.record(),
+            **({"rejected": list(verdict.rejected)} if verdict.rejected else {}),
+        }
+        return store.publish(draft, replace(child, metrics=after.metrics, notes=whole))
 
 
-def _streamed(photos: Dataset, spec: ImageSpec) -> Iterator[dict[str, NDArray[np.float32]]]:
-    for index in range(len(photos)):
-        yield {spec.name: prepare(photos.original(index)["image"], spec)[None]}
+@dataclass(frozen=True)
+class Explained:
+    """What becomes of one node."""
+
+    name: str
+    operator: str
+    form: str
+    reason: str
 
 
-def _record(planned: Stage, options: Shrinking, parent: Artifact, report: Report) -> Artifact:
+def explain(store: Store, options: Shrinking, parent: Artifact, spec: ImageSpec) -> list[Explained]:
+    """Say what the policy makes of every node that computes on maps; no photo is looked at."""
+    desk = _Desk(store, options, parent, spec)
+    layers = desk.chooser.unseen().plan.layers
+    nodes = [node for node in desk.chooser.graph.graph.node if node.op_type in EXPLAINED
+             and layers[node.name] != SIZES]  # fmt: skip
+    return [Explained(node.name, node.op_type, layers[node.name].form, layers[node.name].reason) for node in nodes]
+
+
+class _Desk:
+    """One network being quantized: its graph, its photos, its runtime."""
+
+    def __init__(self, store: Store, options: Shrinking, parent: Artifact, spec: ImageSpec) -> None:
+        self.store, self.options, self.parent, self.spec = store, options, parent, spec
+        self.task = TASKS.get(parent.task)
+        self.source = as_onnx(store, parent)
+        self.prepared = prepared_graph(store, self.source)
+        self.style, self.why = _style(onnx.load(self.prepared, load_external_data=False), options)
+        self.chooser = Chooser(options, self.prepared, spec, self.style)
+        self.images = 0
+
+    def choose(self, photos: Dataset) -> tuple[Cooked, dict[str, Any]]:
+        """Choose a plan; returns it and what the manifest keeps of the choice."""
+        unseen = self.chooser.unseen()  # a wrong name shows before the photos are run
+        if self.chooser.form not in INTEGER:
+            return unseen, {}
+        seen = calibration(self.store, self.prepared, photos, self.spec)
+        self.images = seen.images
+        cooked, notes = self.chooser.choose(seen, photos, self._selection())
+        return cooked, {"style": self.style, "style_reason": self.why, **notes}
+
+    def _selection(self) -> Selection:
+        """The validation photos that settings are chosen on."""
+        whole = self.task.open(self.options.data, "val", seed=self.options.seed)
+        data = Subset(whole, spread_indices(len(whole), self.options.selection))
+        return Selection(self.task, data, self.parent.input, self._opener(), self.source)
+
+    def _opener(self) -> Open:
+        """What opens a file in the runtime it is for."""
+        if self.options.runtime != "openvino":
+            return OnnxRunner
+        from compress.kit.ship.openvino import OpenVinoRunner
+
+        return OpenVinoRunner
+
+    def score(self, path: Path, name: str) -> Evaluation:
+        """Score a file on the whole validation split; nothing where it has no labels."""
+        try:
+            data = self.task.open(self.options.data, "val", seed=self.options.seed)
+        except NoTruthError as error:
+            log.warning("not scored: %s", error)
+            return Evaluation({}, ())
+        runner = self._opener()(path)
+        try:
+            with progress(f"validate {name}", len(data)) as advance:
+                return evaluate(runner, self.parent.input, self.task, data, advance)
+        finally:
+            runner.close()
+
+    def judge(self, path: Path, made: QuantReport, before: Evaluation, after: Evaluation) -> Verdict:
+        """Time the file beside its parent, and judge it."""
+        dead = tuple(int(result.metrics.get("dead_masks", 0)) for result in (before, after))
+        return judge(
+            dtype=self.options.dtype,
+            runtime=self.options.runtime,
+            bytes_before=made.bytes_before,
+            bytes_after=made.bytes_after,
+            losses=(before.losses, after.losses),
+            dead=(dead[0], dead[1]),
+            seconds=self._seconds(path) if self.chooser.form in INTEGER else None,
+            limit=self.chooser.limit,
+        )
+
+    def _seconds(self, path: Path) -> tuple[list[float], list[float]]:
+        photo = self.task.open(["builtin"], "test").original(0)["image"]
+        # one thread each: the pools of two sessions would spin against one another
+        parent, child = (self._opener()(file, threads=1) for file in (self.source, path))
+        try:
+            return in_turns(parent, child, prepare(photo, self.spec)[None])
+        finally:
+            parent.close()
+            child.close()
+
+
+def prepared_graph(store: Store, source: Path) -> Path:
+    """Return the file's graph made ready to be quantized, kept in the store's cache.
+
+    Raises:
+        ArtifactError: If it is quantized already or holds nothing to quantize.
+    """
+    kept = store.root / "cache" / digest(["prepared", _PREPARED, sha256_of(source)]) / "prepared.onnx"
+    if not kept.is_file():
+        model = read_onnx(source)
+        check_quantizable(source.name, model)
+        with written_whole(kept) as scratch:
+            onnx.save(prepare_graph(model), scratch)
+    return kept
+
+
+def _style(graph: onnx.ModelProto, options: Shrinking) -> tuple[Style, str]:
+    if options.style != "auto":
+        return options.style, "as asked"
+    return style_for(graph, options.runtime)
+
+
+def _record(planned: Stage, options: Shrinking, parent: Artifact, notes: dict[str, Any]) -> Artifact:
     return planned.artifact(
         name=options.name or f"{parent.name}-{options.dtype}",
         kind=parent.kind,
@@ -81,22 +205,12 @@ def _record(planned: Stage, options: Shrinking, parent: Artifact, report: Report
         macs=parent.macs,
         metrics={},
         seed=options.seed,
-        notes={"quantization": asdict(report)},
+        notes=notes,
     )
 
 
-def _validate(path: Path, artifact: Artifact, options: Shrinking) -> dict[str, float]:
-    task = TASKS.get(artifact.task)
-    data = task.open(options.data, "val", seed=options.seed)
-    runner = OnnxRunner(path)
-    with progress(f"validate {artifact.name}", len(data)) as advance:
-        metrics = evaluate(runner, artifact.input, task, data, advance).metrics
-    runner.close()
-    return metrics
-
-
-def _compare(name: str, metrics: dict[str, float], before: dict[str, float], report: Report) -> None:
-    change = metrics["loss"] / before["loss"] - 1 if before["loss"] else 0.0
-    log.info("%s: %.2f -> %.2f MB (%.2fx), validation loss %+.2f %%, dead masks %d",
-             name, report.bytes_before / 1e6, report.bytes_after / 1e6, report.bytes_before / report.bytes_after,
-             100 * change, metrics.get("dead_masks", 0))  # fmt: skip
+def _tell(name: str, made: QuantReport, verdict: Verdict, after: Evaluation) -> None:
+    loss = "" if verdict.loss is None else f", validation loss {100 * verdict.loss.value:+.2f} %"
+    speed = "" if verdict.speed is None else f", {verdict.speed.value:.2f}x as fast in {verdict.runtime}"
+    log.info("%s: %.2f -> %.2f MB (%.2fx)%s%s, dead masks %d", name, made.bytes_before / 1e6, made.bytes_after / 1e6,
+             verdict.shrink, loss, speed, after.metrics.get("dead_masks", 0))  # fmt: skip

@@ -1,4 +1,4 @@
-"""Post-training int8 quantization of an ONNX file: QDQ, weights per channel, biases corrected."""
+"""Post-training quantization of an ONNX file from end to end: prepare, calibrate, plan, write, report."""
 
 from __future__ import annotations
 
@@ -8,57 +8,34 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import numpy_helper
-from onnxruntime.quantization import QuantType
-from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from compress.core.errors import ArtifactError, UsageError, did_you_mean
+from compress.core.errors import UsageError
 from compress.core.whole import written_whole
 from compress.kit.graph import sqnr
-from compress.kit.quant.calibrate import Calibration, Feed, Method, calibrate
-from compress.kit.quant.qdq import drop_unused, keep_in_float, quantize_weight, shorten, store_transposed_weights
-from compress.kit.ship.runtime import float_initializers, open_session, quiet, read_onnx
-
-# Operators that compute or only move 8-bit values: kept between convolutions so that maps stay 8 bits in memory.
-QUANTIZED = (
-    "Conv", "Gemm", "MatMul",
-    "Relu", "LeakyRelu", "Clip", "Add", "Concat", "MaxPool", "AveragePool", "Resize", "Pad", "DepthToSpace",
-)  # fmt: skip
-
-# In a network with instance norms only these are rounded: the norm runs in float32, so 8-bit maps around it buy no
-# speed, and rounding every operator cost a small pix2pixHD +4.5 % of loss against +0.3 %.
-CONVOLUTIONS = ("Conv", "Gemm", "MatMul")
-
-# Operators left in float32, and why.
-LEFT_IN_FLOAT = {
-    "ConvTranspose": "ONNX Runtime computes it in float32: its weights are stored as int8, its maps are not rounded",
-    "InstanceNormalization": "ONNX Runtime computes it in float32",
-    "BatchNormalization": "no convolution to fold it into",
-    "Sigmoid": "the head decides the picture's grey levels",
-    "Tanh": "the head decides the picture's colours",
-    "Softmax": "the head decides the classes",
-}
-
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_OPSET = 17  # for older files: per-channel scales want 13
-_NO_WEIGHTS = "its weights are computed, not stored"
+from compress.kit.quant.calibrate import Feed, calibrate
+from compress.kit.quant.clip import Method, grids
+from compress.kit.quant.correct import correct_biases
+from compress.kit.quant.insert import insert
+from compress.kit.quant.plan import INTEGER, Choice, Plan
+from compress.kit.quant.policy import HEADS, NORMS, decide, style_for
+from compress.kit.quant.prepare import WEIGHTED, check_quantizable, prepare_graph
+from compress.kit.ship.runtime import open_session, read_onnx
 
 
 @dataclass(frozen=True)
 class QuantReport:
     """What a quantization did.
 
-    ``operators`` counts the nodes that compute in 8 bits; ``left`` says of each convolution, matrix product or
-    norm that doesn't, by name, why. ``sqnr`` is in dB, of the first output on the first calibration batch.
+    ``operators`` counts the nodes that compute in 8 bits, ``forms`` the layers with weights by their form; ``left``
+    says of each layer, norm and head that does not compute in 8 bits, by name, why. ``sqnr`` is in dB, of the first
+    output on the first calibration batch; nan where nothing was calibrated.
     """
 
     quantized: int  # convolutions and matrix products that compute in 8 bits
     left: dict[str, str]
     operators: dict[str, int]
+    forms: dict[str, int]
     bytes_before: int
     bytes_after: int
     images: int
@@ -86,12 +63,10 @@ def quantize_int8(
         source: A float32 ONNX file; it is only read.
         target: Where the int8 file goes, whole or not at all.
         batches: Inputs by name, float32 (N, C, H, W); seen once, one at a time.
-        method: How ranges are found, see ``calibrate``.
+        method: How ranges are found, see ``clip.chosen_range``.
         exclude: Names of nodes to leave in float32.
         percentile: Share of values that "percentile" keeps, in percent.
-        correct_bias: Take the mean error that rounding the weights makes off the biases (Nagel et al. 2019,
-            "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.2, with means
-            measured on the batches). Decides where a channel is nearly constant and large.
+        correct_bias: Take the mean error that rounding the weights makes off the biases, see ``correct_biases``.
         threads: Threads of calibration; 0 leaves the choice to ONNX Runtime.
         advance: Called after each batch.
 
@@ -103,136 +78,42 @@ def quantize_int8(
     if source.resolve() == target.resolve():
         raise UsageError(f"source and target are one file, '{source.name}'")
     model = read_onnx(source)
-    _check_quantizable(source, model, exclude)
+    check_quantizable(source.name, model)
+    ready = prepare_graph(model)
+    keep = {name: Choice("float32", "excluded by name") for name in exclude}
+    style, _ = style_for(ready, "ort")
+    decide(ready, {}, style=style, keep=keep)  # a wrong name shows before the photos are run
     with tempfile.TemporaryDirectory() as folder, written_whole(target) as scratch:
-        ready = _prepare(model, Path(folder))
-        seen = calibrate(ready, batches, method=method, percentile=percentile, threads=threads, advance=advance)
-        prepared = onnx.load(ready)
-        if correct_bias:
-            _correct_biases(prepared, seen, exclude)
-        result = _insert_qdq(prepared, seen, exclude)
-        onnx.checker.check_model(result)
-        onnx.save(result, scratch)
-        noise = _compare(ready, scratch, seen)
-        return _report(result, source, scratch, seen, exclude, noise)
+        prepared = Path(folder) / "prepared.onnx"
+        onnx.save(ready, prepared)
+        seen = calibrate(prepared, batches, threads=threads, advance=advance)
+        height, width = next(iter(seen.first.values())).shape[2:]
+        plan = decide(ready, grids(seen, method, percentile=percentile), style=style, keep=keep, size=(height, width))
+        write(correct_biases(ready, plan, seen.means) if correct_bias else ready, plan, scratch)
+        first, second = (open_session(path).run(None, seen.first)[0] for path in (prepared, scratch))
+        return report(ready, plan, source, scratch, seen.images, sqnr(first, second))
 
 
-def _check_quantizable(source: Path, model: onnx.ModelProto, exclude: Sequence[str]) -> None:
-    operators = Counter(node.op_type for node in model.graph.node)
-    if operators["QuantizeLinear"] or operators["DequantizeLinear"]:
-        raise ArtifactError(f"'{source.name}' is quantized already", hint="start from its float32 parent")
-    if not any(operators[name] for name in CONVOLUTIONS):
-        raise ArtifactError(f"'{source.name}' has no convolution or matrix product to quantize")
-    names = [node.name for node in model.graph.node]
-    for name in exclude:
-        if name not in names:
-            raise UsageError(f"'{source.name}' has no node '{name}'{did_you_mean(name, names)}")
+def write(prepared: onnx.ModelProto, plan: Plan, path: Path) -> None:
+    """Write the planned graph to ``path`` and check that it is valid ONNX."""
+    result = insert(prepared, plan)
+    onnx.checker.check_model(result)
+    onnx.save(result, path)
 
 
-def _prepare(model: onnx.ModelProto, folder: Path) -> Path:
-    """Write the graph with folded constants and batch norms, every shape inferred and every node named."""
-    raw, ready = folder / "raw.onnx", folder / "ready.onnx"
-    named = onnx.ModelProto()
-    named.CopyFrom(model)
-    for index, node in enumerate(named.graph.node):
-        node.name = node.name or f"{node.op_type}_{index}"
-    onnx.save(named, raw)
-    with quiet():
-        # symbolic inference fails on free sides and then litters the working directory; the plain one is enough here
-        quant_pre_process(str(raw), str(ready), skip_symbolic_shape=True)
-    onnx.save(_modern(onnx.load(ready)), ready)
-    return ready
-
-
-def _modern(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Raise an old operator set to one with per-channel scales; drop operator sets nobody uses."""
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if opset < 13:
-        model = onnx.version_converter.convert_version(model, _OPSET)
-    used = {node.domain for node in model.graph.node} | {""}
-    kept = [entry for entry in model.opset_import if entry.domain in used]
-    del model.opset_import[:]
-    model.opset_import.extend(kept)
-    return onnx.shape_inference.infer_shapes(model)
-
-
-def _correct_biases(model: onnx.ModelProto, seen: Calibration, exclude: Sequence[str]) -> None:
-    weights = float_initializers(model)
-    for node in model.graph.node:
-        if node.op_type != "Conv" or node.name in exclude or node.input[1] not in weights:
-            continue
-        weight = weights[node.input[1]]
-        bias = np.zeros(len(weight)) if len(node.input) < 3 else weights.get(node.input[2])
-        if bias is None:
-            continue
-        corrected = bias - _mean_shift(weight, seen.means[node.input[0]])
-        name = f"{node.name}_corrected_bias"
-        model.graph.initializer.append(numpy_helper.from_array(corrected.astype(np.float32), name))
-        node.input[:] = [*node.input[:2], name]
-    drop_unused(model)
-
-
-def _mean_shift(weight: NDArray[np.float32], means: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean change of each output channel when the weights are rounded to int8.
-
-    weight: (O, I / groups, kh, kw); means: (I,) of the input. Padded borders, where fewer taps count, are left out.
-    """
-    outputs, inputs = weight.shape[:2]
-    rounded, scale = quantize_weight(weight, axis=0)
-    error = (rounded * scale - weight).reshape(outputs, inputs, -1).sum(2)
-    groups = len(means) // inputs
-    by_group = np.repeat(means.reshape(groups, inputs), outputs // groups, axis=0)
-    shift: NDArray[np.float64] = (error * by_group).sum(1)
-    return shift
-
-
-def _insert_qdq(model: onnx.ModelProto, seen: Calibration, exclude: Sequence[str]) -> onnx.ModelProto:
-    present = {node.op_type for node in model.graph.node}
-    chosen = CONVOLUTIONS if "InstanceNormalization" in present else QUANTIZED
-    with quiet():
-        quantizer = QDQQuantizer(
-            model,
-            True,  # per channel
-            False,  # the full range of 8 bits: VNNI doesn't saturate
-            QuantType.QInt8,
-            QuantType.QUInt8,
-            seen.ranges,
-            [],
-            list(exclude),
-            [name for name in chosen if name in present],
-            {},
-        )
-        quantizer.quantize_model()
-        quantizer.model.topological_sort()
-    result = quantizer.model.model
-    store_transposed_weights(result, exclude)
-    keep_in_float(result)
-    drop_unused(result)
-    shorten(result)
-    return result
-
-
-def _compare(reference: Path, quantized: Path, seen: Calibration) -> float:
-    first, second = (open_session(path).run(None, seen.first)[0] for path in (reference, quantized))
-    return sqnr(first, second)
-
-
-def _report(
-    model: onnx.ModelProto, source: Path, written: Path, seen: Calibration, exclude: Sequence[str], noise: float
+def report(
+    prepared: onnx.ModelProto, plan: Plan, source: Path, written: Path, images: int = 0, noise: float = float("nan")
 ) -> QuantReport:
-    producers = {output: node.op_type for node in model.graph.node for output in node.output}
-    counts: Counter[str] = Counter()
-    left: dict[str, str] = {}
-    for node in model.graph.node:
-        weighted = node.op_type in _WEIGHTED
-        # the other inputs of the rest are sizes and limits
-        read = node.input[: {"Concat": None, "Add": None}.get(node.op_type, 2 if weighted else 1)]
-        if node.op_type in QUANTIZED and all(producers.get(name) == "DequantizeLinear" for name in read):
-            counts[node.op_type] += 1
-        elif node.name in exclude:
-            left[node.name] = "excluded by name"
-        elif node.op_type in LEFT_IN_FLOAT or weighted:
-            left[node.name] = LEFT_IN_FLOAT.get(node.op_type, _NO_WEIGHTS)
-    convolutions = sum(counts[name] for name in CONVOLUTIONS)
+    """Say what a plan did to a graph, of which ``written`` is the file."""
+    operators, forms, left = Counter[str](), Counter[str](), {}
+    for node in prepared.graph.node:
+        choice = plan.layers[node.name]
+        if node.op_type in WEIGHTED:
+            forms[choice.form] += 1
+        if choice.form in INTEGER:
+            operators[node.op_type] += 1
+        elif node.op_type in (*WEIGHTED, *NORMS, *HEADS):
+            left[node.name] = choice.reason
     sizes = source.stat().st_size, written.stat().st_size
-    return QuantReport(convolutions, left, dict(counts), *sizes, seen.images, noise)
+    layers = sum(operators[name] for name in WEIGHTED)
+    return QuantReport(layers, left, dict(operators), dict(forms), *sizes, images, noise)

@@ -7,6 +7,11 @@ from math import prod
 import onnx
 from onnx import TensorProto, shape_inference
 
+# operators that count, floats and integers: what they compute, and which input their weights are
+_COUNTED = {
+    "Conv": ("Conv", 1), "ConvInteger": ("Conv", 1), "QLinearConv": ("Conv", 3), "ConvTranspose": ("ConvTranspose", 1),
+    "Gemm": ("MatMul", 1), "MatMul": ("MatMul", 1), "MatMulInteger": ("MatMul", 1), "QLinearMatMul": ("MatMul", 3),
+}  # fmt: skip
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
@@ -25,6 +30,16 @@ def count_onnx_macs(model: onnx.ModelProto, size: tuple[int, int]) -> int:
     Returns:
         0 where shapes can't be inferred for a node that counts.
     """
+    return sum(node_macs(model, size).values())
+
+
+def node_macs(model: onnx.ModelProto, size: tuple[int, int]) -> dict[str, int]:
+    """Count multiply-accumulates of one image by node, for nodes that have any.
+
+    Returns:
+        By the node's name, or its first output where it has none; nothing at all where shapes can't be inferred
+        for a node that counts.
+    """
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
     stored = {tensor.name: tuple(tensor.dims) for tensor in fixed.graph.initializer}
@@ -36,17 +51,20 @@ def count_onnx_macs(model: onnx.ModelProto, size: tuple[int, int]) -> int:
     del fixed.graph.value_info[:]
     inferred = shape_inference.infer_shapes(fixed, data_prop=True).graph
     shapes = stored | {value.name: _shape(value) for value in (*inferred.value_info, *inferred.output, image)}
-    counts = [_node_macs(node, shapes) for node in fixed.graph.node]
-    return 0 if None in counts else sum(count or 0 for count in counts)
+    counts = {node.name or node.output[0]: _node_macs(node, shapes) for node in fixed.graph.node}
+    if None in counts.values():
+        return {}
+    return {name: count for name, count in counts.items() if count}
 
 
 def _node_macs(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int | None:
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+    if node.op_type not in _COUNTED:
         return 0
-    given, weight, made = (shapes.get(name, ()) for name in (node.input[0], node.input[1], node.output[0]))
-    if node.op_type == "Conv":
+    kind, position = _COUNTED[node.op_type]
+    given, weight, made = (shapes.get(name, ()) for name in (node.input[0], node.input[position], node.output[0]))
+    if kind == "Conv":
         return prod(made) * prod(weight[1:]) if _known(made, weight) else None
-    if node.op_type == "ConvTranspose":
+    if kind == "ConvTranspose":
         return prod(given) * prod(weight[1:]) if _known(given, weight) else None
     return prod(made) * given[-1] if _known(made, given) else None
 

@@ -13,10 +13,12 @@ from typing import Any, cast
 import onnx
 import onnxruntime
 import torch
+from onnx.external_data_helper import load_external_data_for_model
 from torch import Tensor, nn
 
 from compress.core.errors import ArtifactError, MissingExtraError
 from compress.core.whole import written_whole
+from compress.kit.ship.external import check_external
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -115,12 +117,13 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     """Read and check an ONNX file.
 
     Raises:
-        ArtifactError: If the file is absent, truncated or no valid ONNX.
+        ArtifactError: If the file is absent, truncated or no valid ONNX, or keeps weights outside its own folder.
     """
     if not path.is_file():
         raise ArtifactError(f"no ONNX file '{path}'")
+    model = check_external(path)
     try:
-        model = onnx.load(path)
+        load_external_data_for_model(model, str(path.parent))
         onnx.checker.check_model(model)
     # damaged bytes make the parser and the checker fail in any way they like
     except Exception as error:
@@ -152,13 +155,14 @@ def open_session(
     if not path.is_file():
         raise ArtifactError(f"no ONNX file '{path}'")
     try:
-        return onnxruntime.InferenceSession(str(path), _options(threads, lean), providers=[provider])
+        return onnxruntime.InferenceSession(str(path), session_options(threads, lean=lean), providers=[provider])
     # ONNX Runtime raises a class of its own per failure, all of them plain Exceptions
     except Exception as error:
         raise _not_onnx(path, error) from error
 
 
-def _options(threads: int, lean: bool) -> onnxruntime.SessionOptions:
+def session_options(threads: int, *, lean: bool) -> onnxruntime.SessionOptions:
+    """Options of a session: every graph optimisation on; ``lean`` as in ``open_session``."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
