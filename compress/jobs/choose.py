@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from compress.jobs.tune import Cooked, Material, cook, tune
 from compress.jobs.widen import costs, ranked, widen
 from compress.kit.data.sets import Dataset, spread_indices
 from compress.kit.images import prepare
-from compress.kit.quant.calibrate import Calibration
+from compress.kit.quant.calibrate import Calibration, calibrate
 from compress.kit.quant.plan import INTEGER, Choice, Form
 from compress.kit.quant.policy import Style
 from compress.kit.quant.sensitivity import Sensitivity, sensitivities
@@ -31,6 +32,7 @@ FORMS: dict[str, Form] = {
     "int8w": "int8w", "int4w": "int4w", "float16": "float16w", "bfloat16": "bfloat16w",
 }  # fmt: skip
 _PROBED = 4  # photos that layers are probed on
+_LOOKED_AT = 16  # photos that better rounding looks at
 _CHECKED = 8  # layers, the worst, whose cost is measured too
 
 NOTHING_SEEN = Calibration({}, {}, 0, {})
@@ -66,6 +68,21 @@ class Chooser:
         half = self.options.activations == "float16"
         return Material(self.graph, seen, self.style, self.form, keep, self.options.safe_weights, half, size)
 
+    def _with_photos(self, seen: Calibration, photos: Dataset) -> Material:
+        """The same, with the photos that better rounding looks at."""
+        few = spread_indices(len(photos), _LOOKED_AT)
+        return replace(
+            self.material(seen),
+            feeds=lambda: self.feeds(photos, few),
+            calibrate=lambda graph: self._calibrated(graph, photos),
+        )
+
+    def _calibrated(self, graph: onnx.ModelProto, photos: Dataset) -> Calibration:
+        with tempfile.TemporaryDirectory() as folder, progress("calibrate again", len(photos)) as advance:
+            path = Path(folder) / "evened.onnx"
+            onnx.save(graph, path)
+            return calibrate(path, self.feeds(photos, range(len(photos))), advance=advance)
+
     def unseen(self) -> Cooked:
         """The plan as far as it is known before any photo is looked at; enough where weights alone are rounded."""
         return cook(self.material(NOTHING_SEEN))
@@ -73,9 +90,10 @@ class Chooser:
     def choose(self, seen: Calibration, photos: Dataset, selection: Selection) -> tuple[Cooked, dict[str, Any]]:
         """Choose on the selection photos; returns the plan and what the manifest keeps of the choice."""
         assert self.form in INTEGER, "weights alone are not chosen on photos"
-        material = self.material(seen)
+        material = self._with_photos(seen, photos)
         cooked, judged, trail = tune(material, selection, self.options.tune, self.options.method)
         notes: dict[str, Any] = {"settings": asdict(cooked.recipe), "tried": trail}
+        material = cooked.settled(material)
         if self.options.dtype == "mixed":
             found = self._probe(four_bit_material(material, cooked), photos, cooked)
             order = by_harm(found, cooked)
@@ -97,10 +115,11 @@ class Chooser:
         probed = cook(material, cooked.recipe)
         indices = spread_indices(len(photos), _PROBED)
         with progress("probe layers", len(indices)) as advance:
-            return sensitivities(self.graph, probed.plan, self._feeds(photos, indices), corrected=probed.graph,
+            return sensitivities(probed.base, probed.plan, self.feeds(photos, indices), corrected=probed.graph,
                                  seed=self.options.seed, advance=advance)  # fmt: skip
 
-    def _feeds(self, photos: Dataset, indices: tuple[int, ...]) -> Iterator[dict[str, NDArray[np.float32]]]:
+    def feeds(self, photos: Dataset, indices: Iterable[int]) -> Iterator[dict[str, NDArray[np.float32]]]:
+        """Photos as the graph reads them, (1, C, H, W), one at a time."""
         for index in indices:
             yield {self.spec.name: prepare(photos.original(index)["image"], self.spec)[None]}
 

@@ -102,7 +102,7 @@ def _most(holds: Any, count: int) -> int:
 
 
 def _bytes(material: Material, cooked: Cooked, names: Sequence[str]) -> int:
-    made = cook(_with_fours(material, cooked, names), cooked.recipe)
+    made = cook(_with_fours(material, cooked, names))  # how they are rounded changes no byte
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "candidate.onnx"
         write(made.graph, made.plan, path)
@@ -118,4 +118,4 @@ def _candidates(cooked: Cooked) -> dict[str, int]:
 
 def _with_fours(material: Material, cooked: Cooked, names: Any) -> Material:
     fours = {name: Choice(FOUR[cooked.plan.layers[name].form], "4 bits cost little here") for name in names}
-    return replace(material, keep={**material.keep, **fours})
+    return replace(material, keep={**material.keep, **fours}, rounded={})

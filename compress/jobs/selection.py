@@ -56,8 +56,9 @@ class Selection:
     def __init__(self, task: Task, data: Dataset, spec: ImageSpec, open_runner: Open, original: Path) -> None:
         self.task, self.data, self.spec, self._open = task, data, spec, open_runner
         self._pictures: list[NDArray[np.float32]] = []
-        self.original = self._run(original, lambda index, picture, score: self._pictures.append(picture))  # noqa: ARG005
-        self.judged = 0
+        runner = open_runner(original)
+        self.original = self._run(runner, lambda index, picture, score: self._pictures.append(picture))  # noqa: ARG005
+        runner.close()
 
     def judge(self, graph: onnx.ModelProto, plan: Plan) -> Judged:
         """Write the planned graph to a temporary file and judge it."""
@@ -68,21 +69,24 @@ class Selection:
 
     def judge_file(self, path: Path) -> Judged:
         """Judge a file."""
+        runner = self._open(path)
+        try:
+            return self.judge_runner(runner)
+        finally:
+            runner.close()
+
+    def judge_runner(self, runner: Runner) -> Judged:
+        """Judge what is open already."""
         apart: list[float] = []
 
         def compare(index: int, picture: NDArray[np.float32], score: Score) -> None:  # noqa: ARG001
             apart.append(float(np.abs(picture - self._pictures[index]).mean()))
 
-        self.judged += 1
-        found = self._run(path, compare)
+        found = self._run(runner, compare)
         return Judged(float(np.mean(apart)), found.losses, found.dead)
 
-    def _run(self, path: Path, keep: Callable[[int, NDArray[np.float32], Score], None]) -> Judged:
-        runner = self._open(path)
-        try:
-            result = evaluate(runner, self.spec, self.task, self.data, _nothing, keep=keep)
-        finally:
-            runner.close()
+    def _run(self, runner: Runner, keep: Callable[[int, NDArray[np.float32], Score], None]) -> Judged:
+        result = evaluate(runner, self.spec, self.task, self.data, _nothing, keep=keep)
         return Judged(0.0, result.losses, int(result.metrics.get("dead_masks", 0)))
 
 

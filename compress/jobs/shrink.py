@@ -16,9 +16,11 @@ from compress.core.store import Store, digest, sha256_of
 from compress.core.types import Artifact, ImageSpec
 from compress.core.whole import written_whole
 from compress.formats.onnx import OnnxRunner
+from compress.jobs.browser_time import in_browser
 from compress.jobs.calibration import calibration
 from compress.jobs.choose import Chooser
 from compress.jobs.desk import Stage
+from compress.jobs.engines import by_engine, check_engine
 from compress.jobs.evaluate import Evaluation, evaluate
 from compress.jobs.models import as_onnx
 from compress.jobs.options import Shrinking
@@ -61,7 +63,7 @@ def shrink(
         made = report(desk.chooser.graph, cooked.plan, desk.source, target, desk.images)
         child = _record(planned, options, parent, {"quantization": {**asdict(made), **notes}})
         before, after = desk.score(desk.source, parent.name), desk.score(target, child.name)
-        verdict = desk.judge(target, made, before, after)
+        verdict = desk.judge(target, child, made, before, after)
         _tell(child.name, made, verdict, after)
         if verdict.rejected and not options.force:
             raise RejectedError(f"{child.name} is not worth having: {'. '.join(verdict.rejected)}",
@@ -103,6 +105,7 @@ class _Desk:
         self.source = as_onnx(store, parent)
         self.prepared = prepared_graph(store, self.source)
         self.style, self.why = _style(onnx.load(self.prepared, load_external_data=False), options)
+        check_engine(options)
         self.chooser = Chooser(options, self.prepared, spec, self.style)
         self.images = 0
 
@@ -111,6 +114,9 @@ class _Desk:
         unseen = self.chooser.unseen()  # a wrong name shows before the photos are run
         if self.chooser.form not in INTEGER:
             return unseen, {}
+        if self.options.engine != "ort":
+            cooked, self.images = by_engine(self.options, self.chooser, photos, self._selection)
+            return cooked, {"engine": self.options.engine, "style": self.style, "style_reason": self.why}
         seen = calibration(self.store, self.prepared, photos, self.spec)
         self.images = seen.images
         cooked, notes = self.chooser.choose(seen, photos, self._selection())
@@ -144,7 +150,7 @@ class _Desk:
         finally:
             runner.close()
 
-    def judge(self, path: Path, made: QuantReport, before: Evaluation, after: Evaluation) -> Verdict:
+    def judge(self, path: Path, child: Artifact, made: QuantReport, before: Evaluation, after: Evaluation) -> Verdict:
         """Time the file beside its parent, and judge it."""
         dead = tuple(int(result.metrics.get("dead_masks", 0)) for result in (before, after))
         return judge(
@@ -154,11 +160,13 @@ class _Desk:
             bytes_after=made.bytes_after,
             losses=(before.losses, after.losses),
             dead=(dead[0], dead[1]),
-            seconds=self._seconds(path) if self.chooser.form in INTEGER else None,
+            seconds=self._seconds(path, child) if self.chooser.form in INTEGER else None,
             limit=self.chooser.limit,
         )
 
-    def _seconds(self, path: Path) -> tuple[list[float], list[float]]:
+    def _seconds(self, path: Path, record: Artifact) -> tuple[list[float], list[float]]:
+        if self.options.runtime == "web":
+            return in_browser(self.parent, self.source, record, path, self.spec.height)
         photo = self.task.open(["builtin"], "test").original(0)["image"]
         # one thread each: the pools of two sessions would spin against one another
         parent, child = (self._opener()(file, threads=1) for file in (self.source, path))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -11,11 +11,14 @@ import onnx
 
 from compress.core.console import log
 from compress.jobs.selection import Judged, Selection
-from compress.kit.quant.calibrate import Calibration
+from compress.kit.quant.biases import correct_biases, measure_biases
+from compress.kit.quant.calibrate import Calibration, Feed
 from compress.kit.quant.clip import Method, grids
-from compress.kit.quant.correct import correct_biases
-from compress.kit.quant.plan import Choice, Form, Plan
+from compress.kit.quant.equalize import equalize
+from compress.kit.quant.plan import Choice, Form, Plan, Rounded
 from compress.kit.quant.policy import Style, decide
+from compress.kit.quant.ranges import channel_ranges
+from compress.kit.quant.reconstruct import reconstruct
 
 Tuning = Literal["none", "fast", "full"]
 _CLIPS: dict[str, tuple[Method, ...]] = {"fast": ("mse", "percentile"), "full": ("mse", "percentile", "entropy")}
@@ -27,9 +30,9 @@ class Recipe:
     """Which devices are on."""
 
     clip: Method = "minmax"
-    bias: bool = True
+    bias: Literal["none", "analytic", "measured"] = "analytic"
     equalize: bool = False
-    adaround: bool = False
+    rounding: Literal["nearest", "compensate", "adaround"] = "nearest"
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Material:
     """What every recipe starts from.
 
     ``graph`` is prepared; ``keep`` are choices of the user and of the search, by node name; ``size`` the height and
-    width that costs are counted at.
+    width that costs are counted at. ``feeds`` gives a few calibration photos, ``calibrate`` what another graph of the
+    same function sees of all of them; weights alone need neither.
     """
 
     graph: onnx.ModelProto
@@ -48,6 +52,9 @@ class Material:
     safe_weights: bool
     half: bool
     size: tuple[int, int]
+    feeds: Callable[[], Iterable[Feed]] = tuple
+    calibrate: Callable[[onnx.ModelProto], Calibration] | None = None
+    rounded: Mapping[str, Rounded] = field(default_factory=dict)  # weights that need no rounding again
 
 
 @dataclass(frozen=True)
@@ -57,14 +64,20 @@ class Cooked:
     recipe: Recipe
     graph: onnx.ModelProto
     plan: Plan
+    base: onnx.ModelProto  # before biases were corrected
+    seen: Calibration  # what ``base`` saw
+
+    def settled(self, material: Material) -> Material:
+        """The material with everything in it that need not be done again for other choices of layers."""
+        return replace(material, graph=self.base, seen=self.seen, calibrate=None, rounded=self.plan.rounded)
 
 
 def cook(material: Material, recipe: Recipe = Recipe()) -> Cooked:
     """Carry a recipe out."""
-    graph = material.graph
+    graph, seen = _evened(material, recipe)
     plan = decide(
         graph,
-        grids(material.seen, recipe.clip),
+        grids(seen, recipe.clip),
         style=material.style,
         form=material.form,
         keep=material.keep,
@@ -72,9 +85,25 @@ def cook(material: Material, recipe: Recipe = Recipe()) -> Cooked:
         half=material.half,
         size=material.size,
     )
-    if recipe.bias:
-        graph = correct_biases(graph, plan, material.seen.means)
-    return Cooked(recipe, graph, plan)
+    base = graph
+    if material.rounded:
+        integers = {name: value for name, value in material.rounded.items() if plan.layers[name].form != "float32"}
+        plan = replace(plan, rounded=integers)
+    elif recipe.rounding != "nearest":
+        plan, _ = reconstruct(graph, plan, material.feeds(), way=recipe.rounding)
+    if recipe.bias == "analytic":
+        graph = correct_biases(graph, plan, seen.means)
+    elif recipe.bias == "measured":
+        graph = measure_biases(graph, plan, material.feeds())
+    return Cooked(recipe, graph, plan, base, seen)
+
+
+def _evened(material: Material, recipe: Recipe) -> tuple[onnx.ModelProto, Calibration]:
+    if not recipe.equalize or material.calibrate is None:
+        return material.graph, material.seen
+    maps = decide(material.graph, grids(material.seen), style=material.style, form=material.form).maps
+    graph, _ = equalize(material.graph, channel_ranges(material.graph, material.feeds(), maps))
+    return graph, material.calibrate(graph)
 
 
 def tune(
@@ -112,9 +141,7 @@ def _changes(tuning: Tuning, clips: bool) -> Iterator[dict[str, Any]]:
     if clips:
         yield from ({"clip": method} for method in _CLIPS[tuning])
     if tuning == "full":
-        yield {"bias": False}
-        yield {"equalize": True}
-        yield {"adaround": True}
+        yield from ({"equalize": True}, {"rounding": "compensate"}, {"bias": "measured"}, {"rounding": "adaround"})
 
 
 def _wins(found: Judged, best: Judged) -> bool:

@@ -206,10 +206,11 @@ def stored_form(
     known = plan.rounded.get(node.name)
     if form in HALVES:
         return Halves(weight, form)
+    if form in ("int4", "int4w"):
+        blocks = quantize_blocks(weight, axis, plan.block, least if known is None else None)
+        return blocks if known is None else blocks.holding(known.integers)
     if known is not None:
         return Channels(known.integers, known.scales, axis % weight.ndim)
-    if form in ("int4", "int4w"):
-        return quantize_blocks(weight, axis, plan.block, least)
     # a filter on a single channel is computed by another kernel, which never pairs products
     if plan.safe_weights and form in INTEGER and not (node.op_type == "Conv" and weight.shape[1] == 1):
         integers, scales = saturation_free(weight, axis % weight.ndim, least=least)

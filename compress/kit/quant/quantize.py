@@ -13,9 +13,9 @@ import onnx
 from compress.core.errors import UsageError
 from compress.core.whole import written_whole
 from compress.kit.graph import sqnr
+from compress.kit.quant.biases import correct_biases
 from compress.kit.quant.calibrate import Feed, calibrate
 from compress.kit.quant.clip import Method, grids
-from compress.kit.quant.correct import correct_biases
 from compress.kit.quant.insert import insert
 from compress.kit.quant.plan import INTEGER, Choice, Plan
 from compress.kit.quant.policy import HEADS, NORMS, decide, style_for

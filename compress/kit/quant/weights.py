@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -63,6 +63,13 @@ class Blocks:
     def values(self) -> Floats:
         """What they stand for."""
         return _scaled(self.integers, self.scales, self.axis)
+
+    def holding(self, integers: NDArray[np.int8]) -> Blocks:
+        """The same steps with other ``integers``, shaped as the layer wants them: multiples of the multipliers."""
+        rows = np.moveaxis(integers, self.axis, 0).reshape(self.fours.shape)
+        fours, rest = np.divmod(rows.astype(np.int32), self.multipliers.astype(np.int32))
+        assert not rest.any() and np.abs(fours).max(initial=0) <= 7, "the integers were rounded to other steps"
+        return replace(self, fours=fours.astype(np.int8))
 
 
 HALVES = {"float16w": np.dtype(np.float16), "bfloat16w": np.dtype(ml_dtypes.bfloat16)}
