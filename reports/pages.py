@@ -18,6 +18,7 @@ from reports.lineage import ordered, teacher_of
 from reports.parity import Parity, parity_of
 from reports.pictures import Strip, strip_of
 from reports.provenance import Data, Machines, Made, Run, data_of, made_of, runs_of, when
+from reports.quantized import Quantized, quantized_of, without_told
 from reports.speeds import speed, with_failed
 from reports.tables import Table, by_target, comparison
 from reports.web import Web, storage_note, web_of
@@ -69,6 +70,7 @@ class Section:
     speeds: tuple[Speeds, ...]
     parity: Parity | None
     web: Web | None
+    quantized: Quantized | None
     runs: tuple[Run, ...]
     made: tuple[Made, ...]
     data: tuple[Data, ...]
@@ -135,8 +137,9 @@ def _section(store: Store, task: str, members: Sequence[Artifact], teacher: Arti
         speeds=tuple(_speeds(frame, lines, machines)),
         parity=parity_of(frame, lines, known),
         web=web_of(frame, lines, machines),
+        quantized=quantized_of(lines),
         runs=tuple(runs_of(frame[frame["run"].isin(used)], machines)),
-        made=tuple(made_of(artifact, known, machines) for artifact in shown),
+        made=tuple(made_of(without_told(artifact), known, machines) for artifact in shown),
         data=tuple(data_of(newest(frame), shown)),
         unmeasured=tuple(a.name for a in members if a.id in wanted and a not in shown),
     )

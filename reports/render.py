@@ -6,7 +6,7 @@ import base64
 import math
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from reports.export import long_table
 from reports.pages import Block, Page, page_of
 from reports.pictures import draw
 from reports.plots import DARK, LIGHT, Point, scatter
+from reports.sensitivity_plot import Costs, draw_costs
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,14 @@ class Written:
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot: its file, what it shows in words, and itself as an address in both colour schemes."""
+    """A plot: its file, what it shows in words, itself as an address in both colour schemes, its size in pixels."""
 
     file: str
     alt: str
     light: str
     dark: str
+    width: int = 1120
+    height: int = 820
 
 
 def write_report(store: Store, artifacts: Sequence[Artifact], rows: Sequence[Row], out: Path, *, title: str,
@@ -72,6 +75,11 @@ def write_report(store: Store, artifacts: Sequence[Artifact], rows: Sequence[Row
             png.append(out / strips[block.anchor])
             with written_whole(png[-1]) as temporary:
                 draw(block.strip, temporary)
+    for detail in (each for section in page.sections if section.quantized for each in section.quantized.details):
+        if detail.costs is not None:
+            name = f"layer_cost-{safe(detail.name)}-{safe(detail.artifact)}.png"
+            plots[detail.anchor] = [_costs_plot(detail.costs, out / name)]
+            png.append(out / name)
     written = Written(out / "index.html", out / "report.md", out / "report.csv", tuple(png))
     write_whole(written.csv, long_table(page).to_csv(index=False))
     write_whole(written.markdown, _lay_out("report.md.j2", page, plots, strips))
@@ -142,14 +150,25 @@ def _points(block: Block, costs: Mapping[str, float]) -> list[Point]:
 
 
 def _plot(points: Sequence[Point], path: Path, *, xlabel: str, title: str) -> Plot:
+    light, dark = _both(path, lambda file, colors: scatter(points, file, xlabel=xlabel, title=title, colors=colors))
+    told = "; ".join(f"{p.name}: {words.three(p.x)}, loss {words.number(p.y)}" for p in points)
+    return Plot(path.name, f"{title.replace(chr(10), ', ')}. {xlabel}. {told}.", light, dark)
+
+
+def _costs_plot(costs: Costs, path: Path) -> Plot:
+    light, dark = _both(path, lambda file, colors: draw_costs(costs, file, colors=colors))
+    return Plot(path.name, costs.alt, light, dark, *costs.pixels)
+
+
+def _both(path: Path, paint: Callable[[Path, dict[str, str]], None]) -> tuple[str, str]:
+    """Draw for light pages, kept at ``path``, and for dark ones; returns both as addresses."""
     with written_whole(path) as temporary:
-        scatter(points, temporary, xlabel=xlabel, title=title, colors=LIGHT)
+        paint(temporary, LIGHT)
         light = temporary.read_bytes()
     with tempfile.TemporaryDirectory() as folder:
-        scatter(points, Path(folder) / "dark.png", xlabel=xlabel, title=title, colors=DARK)
+        paint(Path(folder) / "dark.png", DARK)
         dark = (Path(folder) / "dark.png").read_bytes()
-    told = "; ".join(f"{p.name}: {words.three(p.x)}, loss {words.number(p.y)}" for p in points)
-    return Plot(path.name, f"{title.replace(chr(10), ', ')}. {xlabel}. {told}.", _uri(light), _uri(dark))
+    return _uri(light), _uri(dark)
 
 
 def safe(name: str) -> str:
