@@ -17,16 +17,14 @@ from compress.core.types import Artifact
 _LIMIT_SECONDS = 900
 
 
-def in_browser(
-    parent: Artifact, original: Path, child: Artifact, path: Path, size: int
-) -> tuple[list[float], list[float]]:
+def in_browser(parent: Artifact, original: Path, path: Path, dtype: str, size: int) -> tuple[list[float], list[float]]:
     """Seconds of runs taken in turns in ONNX Runtime Web on WASM, in the first browser found.
 
     Args:
         parent: Record of the original.
         original: Its float32 ONNX file.
-        child: Record of the file to judge.
-        path: That file.
+        path: The file to judge.
+        dtype: Its kind.
         size: Pixels a side.
 
     Raises:
@@ -34,6 +32,7 @@ def in_browser(
     """
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
+        child = replace(parent, name=f"{parent.name}-{dtype}", dtype=dtype)
         ids = [_kept(store, record, file) for record, file in ((parent, original), (child, path))]
         models = [argument for each in ids for argument in ("--model", each)]
         command = [sys.executable, "-m", "benchmarks", "run", "--target", "wasm", "--runtime", "ort-web", *models,

@@ -63,7 +63,7 @@ def shrink(
         made = report(desk.chooser.graph, cooked.plan, desk.source, target, desk.images)
         child = _record(planned, options, parent, {"quantization": {**asdict(made), **notes}})
         before, after = desk.score(desk.source, parent.name), desk.score(target, child.name)
-        verdict = desk.judge(target, child, made, before, after)
+        verdict = desk.judge(target, made, before, after)
         _tell(child.name, made, verdict, after)
         if verdict.rejected and not options.force:
             raise RejectedError(f"{child.name} is not worth having: {'. '.join(verdict.rejected)}",
@@ -150,7 +150,7 @@ class _Desk:
         finally:
             runner.close()
 
-    def judge(self, path: Path, child: Artifact, made: QuantReport, before: Evaluation, after: Evaluation) -> Verdict:
+    def judge(self, path: Path, made: QuantReport, before: Evaluation, after: Evaluation) -> Verdict:
         """Time the file beside its parent, and judge it."""
         dead = tuple(int(result.metrics.get("dead_masks", 0)) for result in (before, after))
         return judge(
@@ -160,13 +160,13 @@ class _Desk:
             bytes_after=made.bytes_after,
             losses=(before.losses, after.losses),
             dead=(dead[0], dead[1]),
-            seconds=self._seconds(path, child) if self.chooser.form in INTEGER else None,
+            seconds=self._seconds(path) if self.chooser.form in INTEGER else None,
             limit=self.chooser.limit,
         )
 
-    def _seconds(self, path: Path, record: Artifact) -> tuple[list[float], list[float]]:
+    def _seconds(self, path: Path) -> tuple[list[float], list[float]]:
         if self.options.runtime == "web":
-            return in_browser(self.parent, self.source, record, path, self.spec.height)
+            return in_browser(self.parent, self.source, path, self.options.dtype, self.spec.height)
         photo = self.task.open(["builtin"], "test").original(0)["image"]
         # one thread each: the pools of two sessions would spin against one another
         parent, child = (self._opener()(file, threads=1) for file in (self.source, path))
