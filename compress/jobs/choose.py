@@ -95,12 +95,18 @@ class Chooser:
         notes: dict[str, Any] = {"settings": asdict(cooked.recipe), "tried": trail}
         material = cooked.settled(material)
         if self.options.dtype == "mixed":
+            if self.options.tune != "none":
+                cooked = replace(cooked, recipe=replace(cooked.recipe, rounding="compensate"))
             found = self._probe(four_bit_material(material, cooked), photos, cooked)
             order = by_harm(found, cooked)
             cooked, judged, mixed = mix(
                 material, cooked, selection, order, most_bytes=self.most_bytes, limit=self.limit
             )
-            notes |= {"mixed": mixed, "four_bit_sensitivity": [asdict(each) for each in found]}
+            notes |= {
+                "settings": asdict(cooked.recipe),
+                "mixed": mixed,
+                "four_bit_sensitivity": [asdict(each) for each in found],
+            }
         elif self.options.sensitivity or self.limit is not None:
             found = self._probe(material, photos, cooked)
             notes["sensitivity"] = self._checked(found, material, cooked, judged, selection)

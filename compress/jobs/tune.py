@@ -119,7 +119,7 @@ def tune(
     best = cook(material, Recipe("minmax" if method == "auto" else cast("Method", method)))
     judged = selection.judge(best.graph, best.plan)
     trail = [_line(best.recipe, judged, True)]
-    for change in _changes(tuning, method == "auto"):
+    for change in _changes(tuning, material.form, method == "auto"):
         recipe = replace(best.recipe, **change)
         if recipe == best.recipe:
             continue
@@ -135,9 +135,12 @@ def tune(
     return best, judged, trail
 
 
-def _changes(tuning: Tuning, clips: bool) -> Iterator[dict[str, Any]]:
+def _changes(tuning: Tuning, form: Form, clips: bool) -> Iterator[dict[str, Any]]:
     if tuning == "none":
         return
+    if form == "int4":
+        # 4 bits lose most of their error to it, 8 bits little for the minutes it takes
+        yield {"rounding": "compensate"}
     if clips:
         yield from ({"clip": method} for method in _CLIPS[tuning])
     if tuning == "full":
