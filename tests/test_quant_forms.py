@@ -290,3 +290,23 @@ def test_safe_weights_are_written_when_asked_for(graph, seen, tmp_path):
 
     assert risky(False) > 0
     assert risky(True) == 0
+
+
+def test_a_layer_kept_wide_reads_its_map_unrounded_at_no_bytes(graph, seen, tmp_path):
+    convolutions = [node for node in graph.graph.node if node.op_type == "Conv"]
+    grouped = next(node for node in convolutions if any(a.name == "group" and a.i == 4 for a in node.attribute))
+    before = next(node for node in convolutions if node.output[0] == producer_of(graph, grouped.input[0]).input[0])
+    plain = plan_of(graph, seen)
+    wide = plan_of(graph, seen, keep={grouped.name: Choice("int8w", "mine", wide=True)})
+    assert grouped.input[0] in plain.maps
+    assert grouped.input[0] not in wide.maps
+    assert wide.layers[before.name].reason == "feeds a layer that is kept wide"
+    first, second = (written(graph, plan, tmp_path, name) for plan, name in ((plain, "a.onnx"), (wide, "b.onnx")))
+    assert second.stat().st_size < first.stat().st_size * 1.05
+    feed = feeds(1, seed=5)[0]
+    exact = truth(graph, tmp_path, feed)
+    assert np.abs(run(second, feed) - exact).mean() < np.abs(run(first, feed) - exact).mean()
+
+
+def producer_of(graph, name):
+    return next(node for node in graph.graph.node if name in node.output)

@@ -150,7 +150,7 @@ class Chooser:
         order = ranked(found, costs(cooked, self.prepared, image))
         result = widen(material, cooked, judged, selection, order, self.limit)
         if not result.holds:
-            log.warning("no set of layers in float holds the loss within %+.2f %%", 100 * self.limit)
+            log.warning("no set of layers kept wide holds the loss within %+.2f %%", 100 * self.limit)
         notes = {"limit": self.limit, "kept": list(result.kept), "holds": result.holds, "trail": result.trail}
         return result.cooked, result.judged, notes
 

@@ -76,6 +76,7 @@ def mix(
     else:
         count = len(order)
     made, judged = at(count)
+    trail[-1]["names"] = list(order[:count])
     return made, judged, trail
 
 

@@ -56,17 +56,13 @@ def _fold_relus(model: onnx.ModelProto, plan: Plan) -> None:
         source = producers.get(node.input[0]) if grid is not None and grid.zero == 0 else None
         alone = len(readers[node.input[0]]) == 1 and node.input[0] not in (*outputs, *plan.maps)
         # only what everybody reads rounded may lose its clipping
-        if source is not None and alone and (plan.shared or _integer(source, plan)):
+        if source is not None and alone and (plan.shared or plan.layers[source.name].form in INTEGER):
             index = list(source.output).index(node.input[0])
             source.output[index] = node.output[0]
             producers[node.output[0]] = source
         else:
             kept.append(node)
     replace_nodes(model, kept)
-
-
-def _integer(node: onnx.NodeProto, plan: Plan) -> bool:
-    return node.op_type in WEIGHTED and plan.layers[node.name].form in INTEGER
 
 
 class _Writer:
@@ -105,7 +101,7 @@ class _Writer:
 
     def _write_outputs(self, node: onnx.NodeProto) -> None:
         self.nodes.append(node)
-        shared = self.plan.shared or _integer(node, self.plan)
+        shared = self.plan.shared or self.plan.layers[node.name].form in INTEGER
         for index, name in enumerate(node.output):
             if name not in self.plan.maps:
                 continue

@@ -49,10 +49,11 @@ class Grid:
 
 @dataclass(frozen=True)
 class Choice:
-    """The form of one node, and why it has it."""
+    """The form of one node, and why it has it; with ``wide`` it reads its map unrounded, whoever else rounds it."""
 
     form: Form
     reason: str
+    wide: bool = False
 
 
 @dataclass(frozen=True)

@@ -91,8 +91,11 @@ def decide(
                              hint="compress quantize --explain lists them")  # fmt: skip
     layers = {node.name: choice for node, choice in _choices(model, form, style, size)}
     layers.update(keep)
+    wide = any(choice.wide for choice in keep.values())
+    if wide:
+        layers.update(_feeding(model, layers))
     maps = _maps(model, layers, style, grids) if form in INTEGER else {}
-    return Plan(layers, maps, style == "all", safe_weights=safe_weights, half=half)
+    return Plan(layers, maps, style == "all" and not wide, safe_weights=safe_weights, half=half)
 
 
 def _choices(
@@ -131,6 +134,21 @@ def _layer(
     if node.name in heads:
         return Choice("float32", heads[node.name])
     return Choice(form, "integer kernel")
+
+
+def _feeding(model: onnx.ModelProto, layers: Mapping[str, Choice]) -> dict[str, Choice]:
+    """What makes the maps of layers kept wide computes in float too: an integer kernel would round what it writes."""
+    producers = {output: node for node in model.graph.node for output in node.output}
+    waiting = [node.input[0] for node in model.graph.node if layers[node.name].wide]
+    found: dict[str, Choice] = {}
+    while waiting:
+        node = producers.get(waiting.pop())
+        if node is None or node.name in found or layers[node.name].form not in INTEGER:
+            continue
+        layer = node.op_type in WEIGHTED
+        found[node.name] = Choice("int8w" if layer else "float32", "feeds a layer that is kept wide")
+        waiting.extend(() if layer else node.input)
+    return found
 
 
 def _cheap_heads(model: onnx.ModelProto, size: tuple[int, int] | None) -> dict[str, str]:

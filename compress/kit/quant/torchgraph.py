@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from compress.core.errors import CompressError, UsageError
 
 # each of them enters its operators into the table
-from compress.kit.quant import torchlayers, torchresize, torchshapes  # noqa: F401
+from compress.kit.quant import torchlayers, torchresize, torchshapes, torchsums  # noqa: F401
 from compress.kit.quant.torchops import OPERATORS, Node, as_tensor, attributes
 
 # inputs of an operator that hold what it has learned
