@@ -44,7 +44,7 @@ class Shrinking(Making, Seen):
     """Id, id prefix, name, any .onnx file, or package.module:function that builds it; else the newest."""
     dtype: Literal["int8", "int4", "int8w", "int4w", "float16", "bfloat16", "mixed"] = "int8"
     """int8: weights and maps, for speed and size. int4: the same with weights in 4 bits by block. int8w, int4w,
-    float16, bfloat16: weights only, for size. mixed: int4 where it costs little, int8 elsewhere, down to --max-bytes."""
+    float16, bfloat16: weights only, for size. mixed: int4 where it costs little, int8 elsewhere."""
     runtime: Literal["ort", "openvino", "web"] = "ort"
     """What will run the file: it is tuned, scored and timed there. web: ONNX Runtime Web, scored in ONNX Runtime."""
     engine: Literal["ort", "inc", "pt2e"] = "ort"

@@ -29,7 +29,7 @@ from compress.jobs.tune import Cooked
 from compress.jobs.verdict import Verdict, in_turns, judge
 from compress.kit.data.sets import Dataset, Subset, spread_indices
 from compress.kit.images import prepare
-from compress.kit.quant.plan import INTEGER
+from compress.kit.quant.plan import INTEGER, Plan
 from compress.kit.quant.policy import EXPLAINED, SIZES, Style, style_for
 from compress.kit.quant.prepare import check_quantizable, prepare_graph
 from compress.kit.quant.quantize import QuantReport, report, write
@@ -55,26 +55,37 @@ def shrink(
     Raises:
         RejectedError: If it is not worth having and the user did not want it anyway.
     """
-    desk = _Desk(store, options, parent, spec)
+    desk = Desk(store, options, parent, spec)
     cooked, notes = desk.choose(photos)
     with store.draft() as draft:
-        target = draft / "model.onnx"
-        write(cooked.graph, cooked.plan, target)
-        made = report(desk.chooser.graph, cooked.plan, desk.source, target, desk.images)
-        child = _record(planned, options, parent, {"quantization": {**asdict(made), **notes}})
-        before, after = desk.score(desk.source, parent.name), desk.score(target, child.name)
-        verdict = desk.judge(target, made, before, after)
-        _tell(child.name, made, verdict, after)
-        if verdict.rejected and not options.force:
-            raise RejectedError(f"{child.name} is not worth having: {'. '.join(verdict.rejected)}",
-                                hint="--force keeps it, marked")  # fmt: skip
-        whole = {
-            **child.notes,
-            "parent_metrics": before.metrics,
-            "verdict": verdict.record(),
-            **({"rejected": list(verdict.rejected)} if verdict.rejected else {}),
-        }
-        return store.publish(draft, replace(child, metrics=after.metrics, notes=whole))
+        return finish(store, draft, planned, desk, cooked.graph, cooked.plan, notes)
+
+
+def finish(
+    store: Store, draft: Path, planned: Stage, desk: Desk, graph: onnx.ModelProto, plan: Plan, notes: dict[str, Any]
+) -> Artifact:
+    """Write a planned graph, measure it beside its parent and publish it; ``notes`` say how the plan was chosen.
+
+    Raises:
+        RejectedError: If it is not worth having and the user did not want it anyway.
+    """
+    target = draft / "model.onnx"
+    write(graph, plan, target)
+    made = report(desk.chooser.graph, plan, desk.source, target, desk.images)
+    child = _record(planned, desk.options, desk.parent, {"quantization": {**asdict(made), **notes}})
+    before, after = desk.score(desk.source, desk.parent.name), desk.score(target, child.name)
+    verdict = desk.judge(target, made, before, after)
+    _tell(child.name, made, verdict, after)
+    if verdict.rejected and not desk.options.force:
+        raise RejectedError(f"{child.name} is not worth having: {'. '.join(verdict.rejected)}",
+                            hint="--force keeps it, marked")  # fmt: skip
+    whole = {
+        **child.notes,
+        "parent_metrics": before.metrics,
+        "verdict": verdict.record(),
+        **({"rejected": list(verdict.rejected)} if verdict.rejected else {}),
+    }
+    return store.publish(draft, replace(child, metrics=after.metrics, notes=whole))
 
 
 @dataclass(frozen=True)
@@ -89,14 +100,14 @@ class Explained:
 
 def explain(store: Store, options: Shrinking, parent: Artifact, spec: ImageSpec) -> list[Explained]:
     """Say what the policy makes of every node that computes on maps; no photo is looked at."""
-    desk = _Desk(store, options, parent, spec)
+    desk = Desk(store, options, parent, spec)
     layers = desk.chooser.unseen().plan.layers
     nodes = [node for node in desk.chooser.graph.graph.node if node.op_type in EXPLAINED
              and layers[node.name] != SIZES]  # fmt: skip
     return [Explained(node.name, node.op_type, layers[node.name].form, layers[node.name].reason) for node in nodes]
 
 
-class _Desk:
+class Desk:
     """One network being quantized: its graph, its photos, its runtime."""
 
     def __init__(self, store: Store, options: Shrinking, parent: Artifact, spec: ImageSpec) -> None:
