@@ -152,6 +152,7 @@ both = pytest.mark.parametrize("engine", list(ENGINES))
 families = pytest.mark.parametrize("name", NAMES)
 
 
+@pytest.mark.slow
 @families
 def test_the_traced_graph_computes_what_the_file_does(case, name):
     made = case(name)

@@ -256,6 +256,7 @@ def put(store, path, artifact):
         return store.publish(draft, artifact)
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_the_target_is_measured_and_scored_like_the_others(float32, int8, tmp_path, capsys):
     store = Store(tmp_path / "artifacts")

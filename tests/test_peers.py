@@ -207,6 +207,7 @@ def test_what_a_peer_stumbles_over_is_its_reason(store, tmp_path):
     assert "ModuleNotFoundError" in unset.why
 
 
+@pytest.mark.slow
 def test_pt2e_as_its_documentation_shows_it_keeps_integers_in_its_file(store, tmp_path):
     pytest.importorskip("torchao")
     from compress.formats.onnx import OnnxRunner
