@@ -166,7 +166,7 @@ def test_excluded_and_included_nodes_are_as_asked(store, masks, capsys):
     head = next(layer["name"] for layer in layers if layer["reason"].startswith("last layer"))
     first = next(layer["name"] for layer in layers if layer["form"] == "int8" and layer["operator"] == "Conv")
     assert all(layer["reason"] for layer in layers)
-    assert run("quantize", "--model", "net", "--store", store.root, "--data", masks, *QUICK, "--force", "--tune", "none",
+    assert run("quantize", *_common(store, masks), "--force", "--tune", "none",
                "--exclude", first, "--include", head, "--name", "mine") == 0  # fmt: skip
     left = made(store, "mine").notes["quantization"]["left"]
     assert left[first] == "excluded by name"
