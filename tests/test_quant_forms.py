@@ -310,3 +310,15 @@ def test_a_layer_kept_wide_reads_its_map_unrounded_at_no_bytes(graph, seen, tmp_
 
 def producer_of(graph, name):
     return next(node for node in graph.graph.node if name in node.output)
+
+
+def test_any_set_of_layers_can_be_kept_wide(graph, seen, tmp_path):
+    layers = [name for name, choice in plan_of(graph, seen).layers.items() if choice.form == "int8"]
+    convolutions = [node.name for node in graph.graph.node if node.op_type == "Conv" and node.name in layers]
+    feed = feeds(1, seed=5)[0]
+    exact = truth(graph, tmp_path, feed)
+    for style in ("all", "convolutions", "inputs"):
+        for chosen in range(1, 2 ** len(convolutions)):
+            names = [name for bit, name in enumerate(convolutions) if chosen >> bit & 1]
+            plan = plan_of(graph, seen, style=style, keep={n: Choice("int8w", "mine", wide=True) for n in names})
+            assert sqnr(exact, run(written(graph, plan, tmp_path), feed)) > 28, (style, names)

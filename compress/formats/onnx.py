@@ -20,6 +20,7 @@ from compress.core.registry import register
 from compress.core.types import Artifact, ImageSpec
 from compress.formats.base import Format, Runner
 from compress.kit.graph import fold_batch_norm
+from compress.kit.ship.external import external_files
 from compress.kit.ship.parity import check_parity
 from compress.kit.ship.runtime import export_graph, open_session, read_onnx
 
@@ -215,11 +216,16 @@ def inspect(path: Path) -> Signature:
 
 
 def extract(source: Path, target: Path, input_name: str, output_name: str) -> None:
-    """Copy an ONNX file with one of its outputs only, and without what just fed the others."""
-    if len(read_onnx(source).graph.output) == 1:
-        shutil.copyfile(source, target)
+    """Copy an ONNX file with one of its outputs only, without what just fed the others, its data inside."""
+    model = read_onnx(source)
+    outside = bool(external_files(source))
+    if len(model.graph.output) > 1:
+        model = onnx.utils.Extractor(model).extract_model([input_name], [output_name])
+        onnx.save(model, target)
+    elif outside:
+        onnx.save(model, target)
     else:
-        onnx.utils.extract_model(source, target, [input_name], [output_name])
+        shutil.copyfile(source, target)
 
 
 def _check_image_input(path: Path, inputs: tuple[Port, ...]) -> None:

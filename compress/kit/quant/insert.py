@@ -74,6 +74,7 @@ class _Writer:
         self.nodes: list[onnx.NodeProto] = []
         self.inputs = [value.name for value in model.graph.input if value.name not in self.weights]
         self.private: dict[str, str] = {}  # tensors read rounded by integer layers alone, by their own name
+        self.rounded: set[str] = set()  # tensors that come out of a DequantizeLinear
         self.stored: dict[str, str] = {}
         self.decoders: list[str] = []  # nodes that unpack weights
 
@@ -119,6 +120,7 @@ class _Writer:
         scale, zero = self._grid(grid)
         self._node("QuantizeLinear", [source, scale, zero], f"{target}/q")
         self._node("DequantizeLinear", [f"{target}/q", scale, zero], target)
+        self.rounded.add(target)
 
     def _grid(self, grid: Grid) -> tuple[str, str]:
         return (
@@ -176,7 +178,7 @@ class _Writer:
         It passes over inputs whose scale is no scalar; the values are the same.
         """
         grid = self.plan.maps.get(self._original(node.input[0]))
-        if grid is None or node.op_type not in ("Conv", "ConvTranspose"):
+        if grid is None or node.input[0] not in self.rounded or node.op_type not in ("Conv", "ConvTranspose"):
             return
         channels = shape[0] if node.op_type == "ConvTranspose" else shape[1] * groups(node)
         scale = self._constant(f"{node.name}/input/scale", np.full(channels, grid.scale, np.float32))
