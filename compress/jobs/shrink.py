@@ -37,6 +37,7 @@ from compress.kit.ship.runtime import read_onnx
 from compress.tasks import TASKS
 from compress.tasks.base import Task
 
+_MORE = 4  # times as many selection photos where a loss is held
 _PREPARED = 1  # of the form of a prepared graph; another makes the cached ones void
 
 
@@ -136,7 +137,9 @@ class Desk:
     def _selection(self) -> Selection:
         """The validation photos that settings are chosen on."""
         whole = self.task.open(self.options.data, "val", seed=self.options.seed)
-        data = Subset(whole, spread_indices(len(whole), self.options.selection))
+        # a limit on the loss needs more photos than a distance does: losses differ from photo to photo
+        count = self.options.selection * (_MORE if self.chooser.limit is not None else 1)
+        data = Subset(whole, spread_indices(len(whole), count))
         return Selection(self.task, data, self.parent.input, self._opener(), self.source)
 
     def _opener(self) -> Open:
