@@ -97,7 +97,7 @@ class _Writer:
         shape = self.weights[node.input[1]].shape
         if form != "float32":
             self._store_weights(node)
-        if form not in INTEGER and node.output[0] in self.plan.maps:
+        if form not in INTEGER:
             self._shield(node, shape)
 
     def _write_outputs(self, node: onnx.NodeProto) -> None:
@@ -171,10 +171,10 @@ class _Writer:
         return name.removesuffix("/rounded") if name in self.private.values() else name
 
     def _shield(self, node: onnx.NodeProto, shape: tuple[int, ...]) -> None:
-        """Give a layer that computes in float between 8-bit maps a DequantizeLinear with one scale per channel.
+        """Give a layer that computes in float on 8-bit maps a DequantizeLinear with one scale per channel.
 
-        ONNX Runtime's WeightBiasQuantization would otherwise round its weights at load, per tensor, because it sits
-        between DequantizeLinear and QuantizeLinear: on a published U²-NetP one such layer turned the mask to noise.
+        ONNX Runtime's WeightBiasQuantization would otherwise round its weights at load, per tensor, wherever it sits
+        between DequantizeLinear and QuantizeLinear, which it moves up through a Slice first: on a published U²-NetP one such layer turned the mask to noise.
         It passes over inputs whose scale is no scalar; the values are the same.
         """
         grid = self.plan.maps.get(self._original(node.input[0]))
