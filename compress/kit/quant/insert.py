@@ -174,7 +174,8 @@ class _Writer:
         """Give a layer that computes in float on 8-bit maps a DequantizeLinear with one scale per channel.
 
         ONNX Runtime's WeightBiasQuantization would otherwise round its weights at load, per tensor, wherever it sits
-        between DequantizeLinear and QuantizeLinear, which it moves up through a Slice first: on a published U²-NetP one such layer turned the mask to noise.
+        between DequantizeLinear and QuantizeLinear, which it moves up through a Slice first: on a published U²-NetP one
+        such layer turned the mask to noise.
         It passes over inputs whose scale is no scalar; the values are the same.
         """
         grid = self.plan.maps.get(self._original(node.input[0]))
