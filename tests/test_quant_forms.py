@@ -322,3 +322,14 @@ def test_any_set_of_layers_can_be_kept_wide(graph, seen, tmp_path):
             names = [name for bit, name in enumerate(convolutions) if chosen >> bit & 1]
             plan = plan_of(graph, seen, style=style, keep={n: Choice("int8w", "mine", wide=True) for n in names})
             assert sqnr(exact, run(written(graph, plan, tmp_path), feed)) > 28, (style, names)
+
+
+def test_a_graph_with_layers_kept_wide_computes_in_torch_what_it_computes_deployed(graph, seen, tmp_path):
+    from compress.kit.quant.fakequant import FakeQuant
+
+    layers = [node.name for node in graph.graph.node if node.op_type == "Conv"]
+    feed = feeds(1, seed=5)[0]
+    for name in layers[1:3]:
+        plan = plan_of(graph, seen, keep={name: Choice("int8w", "mine", wide=True)})
+        ours = FakeQuant(graph, plan).eval()(torch.from_numpy(feed["image"])).detach().numpy()
+        assert sqnr(run(written(graph, plan, tmp_path), feed), ours) > 45, name

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from compress.core.console import progress
 from compress.core.errors import UsageError
 from compress.formats.base import Runner
-from compress.jobs.choose import Chooser
+from compress.jobs.choose import NOTHING_SEEN, Chooser
 from compress.jobs.options import Shrinking
 from compress.jobs.selection import Selection
 from compress.jobs.tune import Cooked, Recipe
@@ -53,7 +53,7 @@ def by_engine(
     neural-compressor's autotune runs with ``--tune full``, scored by the distance to the original's pictures on the
     selection photos.
     """
-    keep = chooser.material(Calibration({}, {}, 0, {})).keep
+    keep = chooser.material(NOTHING_SEEN).keep
     feeds = chooser.feeds(photos, range(len(photos)))
     with progress(f"calibrate for {options.engine}", len(photos)) as advance:
         if options.engine == "pt2e":

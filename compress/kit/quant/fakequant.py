@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from compress.kit.quant.insert import output_axis, stored_form
 from compress.kit.quant.plan import INTEGER, Grid, Plan
-from compress.kit.quant.policy import readers_of
+from compress.kit.quant.policy import rounded_for_all
 from compress.kit.quant.prepare import WEIGHTED
 from compress.kit.quant.torchgraph import TorchGraph
 from compress.kit.quant.weights import Halves
@@ -87,7 +87,7 @@ class FakeQuant(nn.Module):
         self.net = TorchGraph(prepared)
         self.warmup = warmup
         self._plan = replace(plan, rounded={})
-        self._whole = _read_rounded_by_all(self.net.model, plan)
+        self._whole = rounded_for_all(self.net.model, plan)
         grids = list(dict.fromkeys(plan.maps.values()))
         self._group = {name: grids.index(grid) for name, grid in plan.maps.items()}
         self._grids = grids
@@ -185,21 +185,3 @@ def _round_bias(bias: Tensor, scale: Tensor) -> Tensor:
     """Round a bias (O,) to whole steps of ``scale`` (O,) that 32 bits hold."""
     steps = torch.round(bias.double() / scale.double()).clamp(-_LARGEST, _LARGEST)
     return steps.float() * scale
-
-
-def _read_rounded_by_all(model: onnx.ModelProto, plan: Plan) -> set[str]:
-    """Tensors that are rounded where they are made, so that everybody reads them so: see ``insert``."""
-    integer = {
-        name
-        for node in model.graph.node
-        if plan.shared or (node.op_type in WEIGHTED and plan.layers[node.name].form in INTEGER)
-        for name in node.output
-    }
-    readers, outputs = readers_of(model), {value.name for value in model.graph.output}
-    for node in model.graph.node:
-        source = node.input[0] if node.input else ""
-        folded = node.op_type == "Relu" and source in integer and len(readers[source]) == 1
-        grid = plan.maps.get(node.output[0])
-        if folded and grid is not None and grid.zero == 0 and source not in (*outputs, *plan.maps):
-            integer.add(node.output[0])
-    return integer & plan.maps.keys()

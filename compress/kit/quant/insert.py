@@ -14,7 +14,7 @@ from compress.kit.quant.decode import decode_blocks, decode_channels, decode_hal
 from compress.kit.quant.halves import in_float16
 from compress.kit.quant.integers import saturation_free
 from compress.kit.quant.plan import INTEGER, Grid, Plan
-from compress.kit.quant.policy import readers_of
+from compress.kit.quant.policy import readers_of, rounded_for_all
 from compress.kit.quant.prepare import WEIGHTED, opset_of
 from compress.kit.quant.qdq import attribute, drop_unused, groups, replace_nodes, shorten
 from compress.kit.quant.weights import HALVES, Blocks, Channels, Halves, quantize_blocks, quantize_channels
@@ -36,8 +36,9 @@ def insert(prepared: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
         _OPSET_OF_FOUR_BITS
     ):
         model = onnx.version_converter.convert_version(model, _OPSET_OF_FOUR_BITS)
+    for_all = rounded_for_all(model, plan)
     _fold_relus(model, plan)
-    writer = _Writer(model, plan)
+    writer = _Writer(model, plan, for_all)
     writer.write()
     drop_unused(model)
     if plan.half:
@@ -68,8 +69,8 @@ def _fold_relus(model: onnx.ModelProto, plan: Plan) -> None:
 class _Writer:
     """Walks the nodes once, in their order, and writes the new ones."""
 
-    def __init__(self, model: onnx.ModelProto, plan: Plan) -> None:
-        self.model, self.plan = model, plan
+    def __init__(self, model: onnx.ModelProto, plan: Plan, for_all: set[str]) -> None:
+        self.model, self.plan, self.for_all = model, plan, for_all
         self.weights = float_initializers(model)
         self.nodes: list[onnx.NodeProto] = []
         self.inputs = [value.name for value in model.graph.input if value.name not in self.weights]
@@ -102,11 +103,10 @@ class _Writer:
 
     def _write_outputs(self, node: onnx.NodeProto) -> None:
         self.nodes.append(node)
-        shared = self.plan.shared or self.plan.layers[node.name].form in INTEGER
         for index, name in enumerate(node.output):
             if name not in self.plan.maps:
                 continue
-            if shared:
+            if name in self.for_all:
                 node.output[index] = f"{name}/float"
                 self._pair(f"{name}/float", name, self.plan.maps[name])
             else:

@@ -220,3 +220,25 @@ def readers_of(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     return readers
+
+
+def rounded_for_all(prepared: onnx.ModelProto, plan: Plan) -> set[str]:
+    """Return the tensors that are rounded right where they are made, so that everybody reads them so.
+
+    Without ``plan.shared`` they are those that something in integers makes; every other tensor on a grid is rounded
+    for its integer readers alone. A ReLU that is part of its layer's rounding makes what the layer makes.
+    """
+    made = {
+        name
+        for node in prepared.graph.node
+        if plan.shared or plan.layers[node.name].form in INTEGER
+        for name in node.output
+    }
+    readers, outputs = readers_of(prepared), {value.name for value in prepared.graph.output}
+    for node in prepared.graph.node:
+        source = node.input[0] if node.input else ""
+        folded = node.op_type == "Relu" and source in made and len(readers[source]) == 1
+        grid = plan.maps.get(node.output[0])
+        if folded and grid is not None and grid.zero == 0 and source not in (*outputs, *plan.maps):
+            made.add(node.output[0])
+    return made & plan.maps.keys()

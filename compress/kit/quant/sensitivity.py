@@ -12,9 +12,10 @@ from torch import Tensor
 
 from compress.kit.quant.calibrate import Feed
 from compress.kit.quant.insert import round_layer, stored_layers
-from compress.kit.quant.plan import Grid, Plan
+from compress.kit.quant.plan import Plan
 from compress.kit.quant.policy import readers_of, rounded_instead
 from compress.kit.quant.torchgraph import TorchGraph
+from compress.kit.quant.walk import on_grid
 from compress.kit.ship.runtime import float_initializers
 
 
@@ -129,14 +130,12 @@ class _Changed:
         def read(_: onnx.NodeProto, inputs: list[Tensor | None]) -> Sequence[Tensor | None]:
             return [inputs[0], *learned, *inputs[1 + len(learned) :]]
 
-        given = _on(self.plan.maps.get(node.input[0]), seen.inputs[name])
+        given = self._on_grid(node.input[0], seen.inputs[name])
         made = graph.run({node.input[0]: given}, [node.output[0]], read=read)[node.output[0]]
         # a ReLU inside the rounding changes nothing here: where it clips, no slope reaches the layer
         target = rounded_instead(node.output[0], self.readers, self.ends)
-        return _on(self.plan.maps.get(target), made) - seen.outputs[name].detach()
+        return self._on_grid(target, made) - seen.outputs[name].detach()
 
-
-def _on(grid: Grid | None, value: Tensor) -> Tensor:
-    if grid is None:
-        return value
-    return (torch.round(value / grid.scale).clamp(-grid.zero, 255 - grid.zero)) * grid.scale
+    def _on_grid(self, name: str, value: Tensor) -> Tensor:
+        grid = self.plan.maps.get(name)
+        return value if grid is None else on_grid(value, grid)

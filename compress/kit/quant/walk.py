@@ -15,8 +15,7 @@ from torch import Tensor
 from compress.core.errors import DataError, UsageError
 from compress.kit.quant.insert import round_layer, stored_layers
 from compress.kit.quant.plan import INTEGER, Grid, Plan
-from compress.kit.quant.policy import readers_of
-from compress.kit.quant.prepare import WEIGHTED
+from compress.kit.quant.policy import readers_of, rounded_for_all
 from compress.kit.quant.torchgraph import TorchGraph
 
 
@@ -110,18 +109,7 @@ class Rounding:
 
     def __init__(self, prepared: onnx.ModelProto, plan: Plan) -> None:
         self._plan = plan
-        readers, outputs = readers_of(prepared), {value.name for value in prepared.graph.output}
-        made: set[str] = set()  # by integer layers
-        for node in prepared.graph.node:
-            source = node.input[0] if node.input else ""
-            if node.op_type in WEIGHTED and plan.layers[node.name].form in INTEGER:
-                made.update(node.output)
-            elif node.op_type == "Relu" and source in made and len(readers[source]) == 1:
-                grid = plan.maps.get(node.output[0])
-                # a ReLU that is part of the rounding
-                if grid is not None and grid.zero == 0 and source not in (*outputs, *plan.maps):
-                    made.add(node.output[0])
-        self._shared = {name for name in plan.maps if plan.shared or name in made}
+        self._shared = rounded_for_all(prepared, plan)
 
     def wrote(self, name: str, value: Tensor) -> Tensor:
         """Round what everybody reads rounded."""
