@@ -24,7 +24,7 @@ from compress.kit.data.sets import Dataset, spread_indices
 from compress.kit.images import prepare
 from compress.kit.quant.calibrate import Calibration, calibrate
 from compress.kit.quant.plan import INTEGER, Choice, Form
-from compress.kit.quant.policy import Style
+from compress.kit.quant.policy import Style, style_for
 from compress.kit.quant.sensitivity import Sensitivity, sensitivities
 
 FORMS: dict[str, Form] = {
@@ -45,13 +45,13 @@ class Chooser:
         options: What the user wants.
         prepared: The graph's file.
         spec: Input of the network at the size it is calibrated at.
-        style: Which maps are 8 bits.
     """
 
-    def __init__(self, options: Shrinking, prepared: Path, spec: ImageSpec, style: Style) -> None:
-        self.options, self.prepared, self.spec, self.style = options, prepared, spec, style
+    def __init__(self, options: Shrinking, prepared: Path, spec: ImageSpec) -> None:
+        self.options, self.prepared, self.spec = options, prepared, spec
         self.form = FORMS[options.dtype]
         self.graph = onnx.load(prepared)
+        self.style, self._why = _style(self.graph, options)
         self.limit = share(options.max_loss_increase, "max-loss-increase")
         self.most_bytes = size_of(options.max_bytes, "max-bytes")
         if self.most_bytes is not None and options.dtype != "mixed":
@@ -59,6 +59,11 @@ class Chooser:
         if options.activations != "float32" and self.form in INTEGER:
             raise UsageError(f"--dtype {options.dtype} rounds maps to 8 bits, --activations float16 was asked",
                              hint="give --dtype int8w, int4w or float16 with it")  # fmt: skip
+
+    @property
+    def styled(self) -> dict[str, str]:
+        """Which maps are 8 bits and why, as the manifest keeps it."""
+        return {"style": self.style, "style_reason": self._why}
 
     def material(self, seen: Calibration) -> Material:
         """What every plan starts from."""
@@ -153,6 +158,12 @@ class Chooser:
             log.warning("no set of layers kept wide holds the loss within %+.2f %%", 100 * self.limit)
         notes = {"limit": self.limit, "kept": list(result.kept), "holds": result.holds, "trail": result.trail}
         return result.cooked, result.judged, notes
+
+
+def _style(graph: onnx.ModelProto, options: Shrinking) -> tuple[Style, str]:
+    if options.style != "auto":
+        return options.style, "as asked"
+    return style_for(graph, options.runtime)
 
 
 def share(text: str, flag: str) -> float | None:

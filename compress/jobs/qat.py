@@ -138,7 +138,7 @@ def _train(
     player.loss = PictureLesson(loop, teacher, desk.task, options.labels, names).loss
     whole = desk.task.open(options.data, "val", seed=options.seed)
     kept = Subset(whole, spread_indices(len(whole), options.selection))
-    selection = Selection(desk.task, kept, lineage.parent.input, desk._opener(), taught)
+    selection = Selection(desk.task, kept, lineage.parent.input, desk.opener(), taught)
     every = options.validate_every or max(1, options.steps // _LOOKS)
     guard = Guard(fake, selection, run, loop, every, options.batch / len(data))
     _run(loop, guard, options, lineage.spec, desk.task, data)

@@ -30,7 +30,7 @@ from compress.jobs.verdict import Verdict, in_turns, judge
 from compress.kit.data.sets import Dataset, Subset, spread_indices
 from compress.kit.images import prepare
 from compress.kit.quant.plan import INTEGER, Plan
-from compress.kit.quant.policy import EXPLAINED, SIZES, Style, style_for
+from compress.kit.quant.policy import EXPLAINED, SIZES
 from compress.kit.quant.prepare import check_quantizable, prepare_graph
 from compress.kit.quant.quantize import QuantReport, report, write
 from compress.kit.ship.runtime import read_onnx
@@ -116,9 +116,8 @@ class Desk:
         self.task = TASKS.get(parent.task)
         self.source = as_onnx(store, parent)
         self.prepared = prepared_graph(store, self.source)
-        self.style, self.why = _style(onnx.load(self.prepared, load_external_data=False), options)
         check_engine(options)
-        self.chooser = Chooser(options, self.prepared, spec, self.style)
+        self.chooser = Chooser(options, self.prepared, spec)
         self.images = 0
 
     def choose(self, photos: Dataset) -> tuple[Cooked, dict[str, Any]]:
@@ -128,11 +127,11 @@ class Desk:
             return unseen, {}
         if self.options.engine != "ort":
             cooked, self.images = by_engine(self.options, self.chooser, photos, self._selection)
-            return cooked, {"engine": self.options.engine, "style": self.style, "style_reason": self.why}
+            return cooked, {"engine": self.options.engine, **self.chooser.styled}
         seen = calibration(self.store, self.prepared, photos, self.spec)
         self.images = seen.images
         cooked, notes = self.chooser.choose(seen, photos, self._selection())
-        return cooked, {"style": self.style, "style_reason": self.why, **notes}
+        return cooked, {**self.chooser.styled, **notes}
 
     def _selection(self) -> Selection:
         """The validation photos that settings are chosen on."""
@@ -140,9 +139,9 @@ class Desk:
         # a limit on the loss needs more photos than a distance does: losses differ from photo to photo
         count = self.options.selection * (_MORE if self.chooser.limit is not None else 1)
         data = Subset(whole, spread_indices(len(whole), count))
-        return Selection(self.task, data, self.parent.input, self._opener(), self.source)
+        return Selection(self.task, data, self.parent.input, self.opener(), self.source)
 
-    def _opener(self) -> Open:
+    def opener(self) -> Open:
         """What opens a file in the runtime it is for."""
         if self.options.runtime != "openvino":
             return OnnxRunner
@@ -157,7 +156,7 @@ class Desk:
         except NoTruthError as error:
             log.warning("not scored: %s", error)
             return Evaluation({}, ())
-        runner = self._opener()(path)
+        runner = self.opener()(path)
         try:
             with progress(f"validate {name}", len(data)) as advance:
                 return evaluate(runner, self.parent.input, self.task, data, advance)
@@ -183,7 +182,7 @@ class Desk:
             return in_browser(self.parent, self.source, path, self.options.dtype, self.spec.height)
         photo = self.task.open(["builtin"], "test").original(0)["image"]
         # one thread each: the pools of two sessions would spin against one another
-        parent, child = (self._opener()(file, threads=1) for file in (self.source, path))
+        parent, child = (self.opener()(file, threads=1) for file in (self.source, path))
         try:
             return in_turns(parent, child, prepare(photo, self.spec)[None])
         finally:
@@ -204,12 +203,6 @@ def prepared_graph(store: Store, source: Path) -> Path:
         with written_whole(kept) as scratch:
             onnx.save(prepare_graph(model), scratch)
     return kept
-
-
-def _style(graph: onnx.ModelProto, options: Shrinking) -> tuple[Style, str]:
-    if options.style != "auto":
-        return options.style, "as asked"
-    return style_for(graph, options.runtime)
 
 
 def _record(planned: Stage, options: Shrinking, parent: Artifact, notes: dict[str, Any]) -> Artifact:
