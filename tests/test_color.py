@@ -8,6 +8,7 @@ import pytest
 import skimage.color
 import skimage.metrics
 import torch
+from distilling import distil
 
 from compress import cli
 from compress.core.errors import DataError, UsageError
@@ -133,16 +134,16 @@ def test_a_smaller_output_is_brought_to_the_target():
 def test_temperature_needs_features():
     raw = torch.zeros(1, 2, 16, 16)
     with pytest.raises(UsageError, match="no meaning"):
-        TASK.distill_loss([raw], [raw], {}, 2.0)
-    assert TASK.distill_loss([raw], [raw], {}, 1.0)["loss"].item() == pytest.approx(0.0, abs=1e-7)
+        distil(TASK, [raw], [raw], {}, 2.0)
+    assert distil(TASK, [raw], [raw], {}, 1.0)["loss"].item() == pytest.approx(0.0, abs=1e-7)
 
 
 def test_temperature_changes_what_features_are_worth_and_labels_weigh_half():
     raw, generator = torch.zeros(1, 2, 16, 16), torch.Generator().manual_seed(0)
     student, teacher = ([raw, torch.rand(1, n, 8, 8, generator=generator)] for n in (5, 9))
-    one, two = (TASK.distill_loss(student, teacher, {}, t) for t in (1.0, 2.0))
+    one, two = (distil(TASK, student, teacher, {}, t) for t in (1.0, 2.0))
     assert one["features"] != two["features"]
-    labelled = TASK.distill_loss(student, teacher, {"target": torch.rand(1, 3, 16, 16, generator=generator)}, 1.0)
+    labelled = distil(TASK, student, teacher, {"target": torch.rand(1, 3, 16, 16, generator=generator)}, 1.0)
     assert labelled["loss"].item() == pytest.approx((one["loss"] + 0.5 * labelled["hard"]).item(), rel=1e-5)
 
 

@@ -45,7 +45,7 @@ def train(tmp_path, lesson, *, options=None, network=NETWORK, name="net"):
     data = TASK.open(["builtin"], "train")
     plan = settle(given, network, len(data), lesson.ema)
     planned = stage("train", given, data=data.fingerprint, resolved={"n": name, **settings_of(lesson)})
-    artifact = fit(store, planned, given, plan, network, TASK, data, lambda _: lesson, name, alone=not lesson.rivals)
+    artifact = fit(store, planned, given, plan, network, TASK, data, lambda *_: lesson, name, alone=not lesson.rivals)
     return store, artifact
 
 

@@ -6,6 +6,7 @@ import pytest
 import scipy.ndimage
 import sklearn.metrics
 import torch
+from distilling import distil
 
 from compress.core.errors import DataError, UsageError
 from compress.kit.data.cells import Cells
@@ -115,7 +116,7 @@ def test_the_loss_is_the_squared_error_of_the_mask(batch):
 
 def test_distillation_is_a_tempered_kl_of_the_mask_s_own_logits(batch):
     student, teacher = levels(5, (16,)), levels(6, (16,))
-    parts = TASK.distill_loss(student, teacher, batch, 2.0)
+    parts = distil(TASK, student, teacher, batch, 2.0)
     p, q = (torch.sigmoid(2 * o[0].double() / 2.0) for o in (teacher, student))
     kl = 4 * (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean()
     mask = (torch.tanh(student[0].double()) + 1) / 2
@@ -129,10 +130,10 @@ def test_distillation_is_a_tempered_kl_of_the_mask_s_own_logits(batch):
 def test_levels_that_only_one_has_are_left_out_and_others_resized():
     student, teacher = levels(5, (16, 8)), levels(6, (16, 8, 4))
     terms = [losses.tempered_binary_kl(2 * s, 2 * t, 3.0).item() for s, t in zip(student, teacher, strict=False)]
-    assert TASK.distill_loss(student, teacher, {}, 3.0)["loss"].item() == pytest.approx(np.mean(terms), rel=1e-5)
+    assert distil(TASK, student, teacher, {}, 3.0)["loss"].item() == pytest.approx(np.mean(terms), rel=1e-5)
     flat = [torch.full((2, 1, 5, 5), 0.7)]
     wanted = losses.tempered_binary_kl(2 * student[0], torch.full((2, 1, 16, 16), 1.4), 3.0).item()
-    assert TASK.distill_loss(student, flat, {}, 3.0)["kl"].item() == pytest.approx(wanted, rel=1e-5)
+    assert distil(TASK, student, flat, {}, 3.0)["kl"].item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_pictures_are_the_mask_and_the_photo_with_red_membranes(truth):

@@ -9,6 +9,7 @@ import pytest
 import skimage.color
 import skimage.metrics
 import torch
+from distilling import distil
 from retouch_photos import as_prediction, noise, smooth, write_pairs
 
 from compress import cli
@@ -86,18 +87,18 @@ def test_the_loss_is_the_l1_of_the_picture():
 def test_temperature_needs_features():
     picture = torch.zeros(1, 3, 16, 16)
     with pytest.raises(UsageError, match="no meaning"):
-        TASK.distill_loss([picture], [picture], {}, 2.0)
-    assert TASK.distill_loss([picture], [picture], {}, 1.0)["loss"].item() == pytest.approx(0.0, abs=1e-6)
+        distil(TASK, [picture], [picture], {}, 2.0)
+    assert distil(TASK, [picture], [picture], {}, 1.0)["loss"].item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_temperature_changes_what_features_are_worth():
     picture = torch.zeros(1, 3, 16, 16)
     student = [picture, torch.rand(1, 5, 8, 8, generator=torch.Generator().manual_seed(0))]
     teacher = [picture, torch.rand(1, 9, 4, 4, generator=torch.Generator().manual_seed(1))]
-    found = [TASK.distill_loss(student, teacher, {}, T)["features"].item() for T in (1.0, 2.0, 7.0)]
+    found = [distil(TASK, student, teacher, {}, T)["features"].item() for T in (1.0, 2.0, 7.0)]
     assert len({round(value, 7) for value in found}) == 3
     louder = [picture, 3 * student[1]]  # where it looks, not how loud it is
-    assert TASK.distill_loss(louder, teacher, {}, 2.0)["features"].item() == pytest.approx(found[1], rel=1e-4)
+    assert distil(TASK, louder, teacher, {}, 2.0)["features"].item() == pytest.approx(found[1], rel=1e-4)
 
 
 def test_the_baseline_is_the_photo_itself():

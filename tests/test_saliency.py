@@ -5,6 +5,7 @@ import PIL.Image
 import py_sod_metrics
 import pytest
 import torch
+from distilling import distil
 
 from compress.core.errors import DataError
 from compress.kit.measure import losses
@@ -60,7 +61,7 @@ def test_the_loss_is_the_sum_over_all_outputs(maps, batch):
 
 
 def test_distillation_is_the_documented_sum_of_its_parts(maps, batch):
-    parts = TASK.distill_loss(maps, levels(6, (16, 16, 8, 4)), batch, 2.0)
+    parts = distil(TASK, maps, levels(6, (16, 16, 8, 4)), batch, 2.0)
     assert set(parts) == {"loss", "kl", "hard", "iou"}
     total = parts["kl"] + 0.5 * parts["hard"] + 0.5 * parts["iou"]
     assert parts["loss"].item() == pytest.approx(total.item(), rel=1e-6)
@@ -70,36 +71,36 @@ def test_distillation_is_the_documented_sum_of_its_parts(maps, batch):
 
 def test_every_level_of_the_teacher_is_matched(maps):
     teacher = [m.clone() for m in maps]
-    assert TASK.distill_loss(maps, teacher, {}, 2.0)["kl"].item() == pytest.approx(0.0, abs=1e-6)
+    assert distil(TASK, maps, teacher, {}, 2.0)["kl"].item() == pytest.approx(0.0, abs=1e-6)
     for level in range(4):
         moved = [m + 4.0 * (index == level) for index, m in enumerate(teacher)]
         expected = losses.tempered_binary_kl(maps[level], moved[level], 2.0).item() / 4
-        assert TASK.distill_loss(maps, moved, {}, 2.0)["kl"].item() == pytest.approx(expected, rel=1e-5)
+        assert distil(TASK, maps, moved, {}, 2.0)["kl"].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_levels_that_only_one_has_are_left_out(maps):
     teacher = levels(6, (16, 16, 8, 4))
-    expected = TASK.distill_loss(maps[:2], teacher[:2], {}, 2.0)["kl"].item()
-    assert TASK.distill_loss(maps[:2], teacher, {}, 2.0)["kl"].item() == pytest.approx(expected)
-    assert TASK.distill_loss(maps, teacher[:2], {}, 2.0)["kl"].item() == pytest.approx(expected)
+    expected = distil(TASK, maps[:2], teacher[:2], {}, 2.0)["kl"].item()
+    assert distil(TASK, maps[:2], teacher, {}, 2.0)["kl"].item() == pytest.approx(expected)
+    assert distil(TASK, maps, teacher[:2], {}, 2.0)["kl"].item() == pytest.approx(expected)
 
 
 def test_the_teacher_is_resized_to_the_student(maps, batch):
     flat = [torch.full((2, 1, 32, 32), 1.5), torch.full((2, 1, 5, 5), 1.5)]
     expected = losses.tempered_binary_kl(maps[0], torch.full_like(maps[0], 1.5), 3.0)
     expected = (expected + losses.tempered_binary_kl(maps[1], torch.full_like(maps[1], 1.5), 3.0)) / 2
-    assert TASK.distill_loss(maps, flat, {}, 3.0)["kl"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert distil(TASK, maps, flat, {}, 3.0)["kl"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_photos_without_labels_teach_by_kl_alone(maps):
-    parts = TASK.distill_loss(maps, levels(6, (16, 16, 8, 4)), {"image": torch.zeros(2, 3, 16, 16)}, 2.0)
+    parts = distil(TASK, maps, levels(6, (16, 16, 8, 4)), {"image": torch.zeros(2, 3, 16, 16)}, 2.0)
     assert set(parts) == {"loss", "kl"}
     assert parts["loss"].item() == parts["kl"].item() > 0
 
 
 def test_only_the_student_gets_a_gradient(maps, batch):
     student, teacher = ([m.requires_grad_() for m in levels(seed, (16, 16, 8))] for seed in (7, 8))
-    TASK.distill_loss(student, teacher, batch, 2.0)["loss"].backward()
+    distil(TASK, student, teacher, batch, 2.0)["loss"].backward()
     assert all(s.grad.abs().sum() > 0 for s in student)
     assert all(t.grad is None for t in teacher)
 

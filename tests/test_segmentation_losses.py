@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from distilling import distil
 from test_segmentation import COUNTED, TASK, made_up, pixels
 
 from compress.core.errors import UsageError
@@ -103,13 +104,13 @@ def test_median_frequency_weights_even_out_the_classes():
 
 def test_distillation_refuses_a_teacher_of_other_classes():
     with pytest.raises(UsageError, match="teacher knows 21 classes, the data set has 6"):
-        TASK.distill_loss([torch.zeros(1, 6, 4, 4)], [torch.zeros(1, 21, 4, 4)], {}, 2.0)
+        distil(TASK, [torch.zeros(1, 6, 4, 4)], [torch.zeros(1, 21, 4, 4)], {}, 2.0)
 
 
 def test_distillation_is_the_tempered_kl_and_the_cross_entropy():
     student, target = made_up(6)
     teacher, _ = made_up(7)
-    parts = TASK.distill_loss([student], [teacher], {"target": target[:, None]}, 3.0)
+    parts = distil(TASK, [student], [teacher], {"target": target[:, None]}, 3.0)
     s, t = torch.log_softmax(student / 3, 1), torch.log_softmax(teacher / 3, 1)
     kl = 9 * (t.exp() * (t - s)).sum(1).mean()
     hard = np.mean([-math.log(p[c]) for c, p in pixels(student, target)])

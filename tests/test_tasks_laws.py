@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from distilling import distil
 from skimage.color import rgb2lab
 
 from compress.kit.data.sets import Batches
@@ -110,21 +111,21 @@ def test_the_loss_of_random_outputs_can_be_learned_from(task, batch, dtype):
 def test_the_distillation_loss_can_be_learned_from(task, batch, T, labelled):
     student, teacher = outputs(task, 1), [t.detach() for t in outputs(task, 2)]
     known = batch if labelled else {"image": batch["image"]}
-    assert_learnable(task.distill_loss(student, teacher, known, T), student)
+    assert_learnable(distil(task, student, teacher, known, T), student)
 
 
 @pytest.mark.parametrize(("levels", "T"), [(1, 1.0), (2, 2.0)])  # a picture alone may have no temperature
 def test_distillation_accepts_fewer_or_more_levels(task, batch, levels, T):
     few, many = outputs(task, 1, levels=levels), outputs(task, 2, levels=3)
-    assert_learnable(task.distill_loss(few, [t.detach() for t in many], batch, T), few)
-    assert_learnable(task.distill_loss(many, [t.detach() for t in few], batch, T), many)
+    assert_learnable(distil(task, few, [t.detach() for t in many], batch, T), few)
+    assert_learnable(distil(task, many, [t.detach() for t in few], batch, T), many)
 
 
 def test_a_student_like_its_teacher_costs_less(task, batch):
     teacher = [t.detach() for t in outputs(task, 2)]
     photos = {"image": batch["image"]}
-    same = task.distill_loss([t.clone() for t in teacher], teacher, photos, 2.0)["loss"]
-    other = task.distill_loss(outputs(task, 1), teacher, photos, 2.0)["loss"]
+    same = distil(task, [t.clone() for t in teacher], teacher, photos, 2.0)["loss"]
+    other = distil(task, outputs(task, 1), teacher, photos, 2.0)["loss"]
     assert same.item() == pytest.approx(0.0, abs=1e-5)
     assert same < other
 
@@ -133,7 +134,7 @@ def test_losses_leave_what_they_were_handed(task, batch):
     student, teacher = outputs(task, 1), [t.detach() for t in outputs(task, 2)]
     kept = [t.detach().clone() for t in (*student, *teacher, *batch.values())]
     task.loss(student, batch)
-    task.distill_loss(student, teacher, batch, 2.0)
+    distil(task, student, teacher, batch, 2.0)
     assert all(torch.equal(a, b) for a, b in zip((*student, *teacher, *batch.values()), kept, strict=True))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -58,21 +60,43 @@ TEACHERS: Room[Network] = Room("teachers", "teacher")
 STUDENTS: Room[Network] = Room("students", "student")
 
 
-def find_network(name: str) -> Network:
-    """Return the network of that name from either room.
+_REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def is_reference(name: str) -> bool:
+    """Whether a network's name is that of a builder outside the rooms: "package.module:function"."""
+    return _REFERENCE.fullmatch(name) is not None
+
+
+def find_network(name: str, task: str = "") -> Network:
+    """Return the network of that name from either room, or a user's own: "package.module:function".
+
+    Args:
+        name: Of the network.
+        task: Of the pictures a user's own network makes; nothing else says so where its builder is not decorated
+            with ``network``. An artifact's manifest has it. Not looked at for networks of the rooms.
 
     Raises:
-        UsageError: If neither room has it; the message lists both.
+        UsageError: If neither room has it; the message lists both. If there is no such function, or it is nowhere
+            said of which task it is.
     """
     for room in (TEACHERS, STUDENTS):
         if name in room:
             return room.get(name)
+    if is_reference(name):
+        # torch comes with it: imported on demand, as the members of a room are
+        own: Network = importlib.import_module("compress.kit.nets.users").own_network(name, task)
+        return own
     raise unknown("network", name, [*TEACHERS.names(), *STUDENTS.names()])
 
 
 def kind_of(name: str) -> Literal["teacher", "student"]:
-    """Return "teacher" or "student": the room ``name`` lives in."""
-    if name in TEACHERS:
+    """Return "teacher" or "student": the room ``name`` lives in; what is in neither is a user's own teacher.
+
+    Raises:
+        UsageError: If it is no network at all.
+    """
+    if name in TEACHERS or is_reference(name):
         return "teacher"
     if name in STUDENTS:
         return "student"

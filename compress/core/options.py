@@ -72,6 +72,8 @@ _IDLE = frozenset(f.name for kind in (Common, Compute) for f in dataclasses.fiel
     "validate_every",
     "explain",
     "force",
+    "cache",
+    "cache_bytes",
 }
 
 

@@ -100,6 +100,8 @@ class Artifact:
     created: str  # UTC, ISO 8601
     seconds: float  # that making it took
     notes: dict[str, Any] = field(default_factory=dict)
+    # shape of each layer's weight by module path, where they are not the registered network's own: it was pruned
+    widths: dict[str, list[int]] = field(default_factory=dict)
     schema: int = SCHEMA
 
     @property

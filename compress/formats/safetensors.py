@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.core.errors import ArtifactError, MissingExtraError, UsageError
-from compress.core.networks import find_network
+from compress.core.networks import Network, find_network, is_reference
 from compress.core.registry import Room, register
 from compress.core.types import Artifact
 from compress.core.whole import written_whole
 from compress.formats.base import Format, Runner
 from compress.kit.graph import load_state, read_checkpoint
+from compress.kit.prune.widths import check_runs, reshape
 from compress.kit.ship.runtime import Shipped
 
 Precision = Literal["float32", "bf16"]
@@ -88,7 +89,7 @@ class Safetensors(Format):
         return TorchRunner(module, threads=threads, device=device, precision=precision)
 
     def module(self, folder: Path, artifact: Artifact, *, upcast: bool = True) -> nn.Module:
-        """Rebuild the bare network in eval mode, on the CPU.
+        """Rebuild the bare network in eval mode, on the CPU; one that was pruned as narrow as its manifest says.
 
         Args:
             folder: Where the artifact's files lie.
@@ -96,12 +97,15 @@ class Safetensors(Format):
             upcast: Compute in float32 whatever the file stores; False keeps the file's floating type.
 
         Raises:
-            ArtifactError: If the artifact has no registered network or its weights don't fit it.
+            ArtifactError: If the artifact has no registered network, or its widths or weights don't fit it.
         """
         if not artifact.network:
             raise ArtifactError(f"artifact '{artifact.name}' is a foreign file: no network rebuilds it")
         state = read_checkpoint(self.weights(folder, artifact))
-        module = cast("nn.Module", find_network(artifact.network).build(**artifact.network_options))
+        module = cast("nn.Module", _network(artifact).build(**artifact.network_options))
+        if artifact.widths:
+            reshape(module, artifact.widths)
+            check_runs(module, artifact.input.channels)
         if not upcast:
             module.to(_float_type(state))
         load_state(module, state)
@@ -124,6 +128,18 @@ class Safetensors(Format):
         with written_whole(path) as scratch:
             scratch.write_bytes(save(state))  # its own writer hides a full disk in an error of its own
         return path
+
+
+def _network(artifact: Artifact) -> Network:
+    try:
+        return find_network(artifact.network, artifact.task)
+    except UsageError as error:
+        if not is_reference(artifact.network):
+            raise
+        raise ArtifactError(
+            f"artifact '{artifact.name}' is rebuilt by {artifact.network}, which is not to be had: {error.what}",
+            hint=f"run where {artifact.network.partition(':')[0]} can be imported, or set PYTHONPATH to its folder",
+        ) from error
 
 
 def _stored(key: str, value: Tensor, dtype: torch.dtype) -> Tensor:

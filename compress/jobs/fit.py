@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from compress.core.console import log, progress
 from compress.core.errors import NoTruthError
 from compress.core.networks import Network, kind_of
 from compress.core.store import HISTORY, Store, with_files
-from compress.core.types import Artifact
+from compress.core.types import Artifact, ImageSpec
 from compress.formats.base import Format
 from compress.formats.safetensors import Safetensors
 from compress.jobs.desk import Stage
@@ -25,7 +25,7 @@ from compress.jobs.evaluate import evaluate, spec_at
 from compress.jobs.flags import fitting
 from compress.jobs.options import Fitting
 from compress.jobs.plan import Plan
-from compress.jobs.players import make_players, teach_them
+from compress.jobs.players import OURS, make_players, teach_them
 from compress.jobs.watch import PICTURES, Watch
 from compress.kit.data.sets import Batches, Dataset
 from compress.kit.graph import count_macs, count_parameters
@@ -33,8 +33,23 @@ from compress.kit.lesson import Lesson
 from compress.kit.loop import Loop, make_fabric
 from compress.tasks.base import Task
 
-LessonMaker = Callable[[Any], Lesson]  # given the launched fabric
+LessonMaker = Callable[[Any, torch.nn.Module], Lesson]  # given the launched fabric and the network that learns
 Record = Callable[[int, Mapping[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a network is before it learns.
+
+    Args:
+        build: Makes it, given the builder's options.
+        input: How its photos are prepared; the size is the plan's.
+        widths: Of its layers where those are not the builder's, see ``Artifact.widths``.
+    """
+
+    build: Callable[..., torch.nn.Module]
+    input: ImageSpec
+    widths: Mapping[str, list[int]] = field(default_factory=dict)
 
 
 def fit(
@@ -50,6 +65,7 @@ def fit(
     network_options: Mapping[str, Any] | None = None,
     *,
     alone: bool = True,
+    start: Start | None = None,
 ) -> Artifact | None:
     """Train ``network`` and publish it.
 
@@ -61,10 +77,11 @@ def fit(
         network: Which.
         task: Its task.
         data: The training split.
-        make_lesson: Given the launched fabric, returns how the network learns.
+        make_lesson: Given the launched fabric and the network, returns how it learns.
         name: Of the artifact.
         network_options: Handed to the network's builder, beside what the data asks for.
         alone: Whether nobody trains beside it and all of it learns all the time.
+        start: What the network is before it learns; None: as its builder makes it, with the task's own photos.
 
     Returns:
         The artifact, or None on every rank but the first.
@@ -72,7 +89,9 @@ def fit(
     fabric = make_fabric(device=options.device, devices=options.devices, precision=plan.precision, alone=alone)
     torch.manual_seed(options.seed)
     built_with = fitting(network_options or {}, task.network_options(data), network.build)
-    module, lesson = network.build(**built_with), make_lesson(fabric)
+    start = start or Start(network.build, task.input)
+    module = start.build(**built_with)
+    lesson = make_lesson(fabric, module)
     if lesson.prepare is not None:
         lesson.prepare(module)
     run = store.runs(planned.key)
@@ -82,20 +101,31 @@ def fit(
     if options.resume and loop.resume():
         log.info("continuing at step %d of %d", loop.step, plan.steps)
     teach_them(loop, lesson, plan.steps)
-    _run(loop, store, planned, options, plan, task, data)
+    with lesson.beside(loop.players[OURS].module):
+        _run(loop, store, planned, options, plan, task, data, start.input, lesson.patterns)
     fabric.barrier()
     if not fabric.is_global_zero:
         return None
-    artifact = _publish(store, planned, options, plan, network, task, loop, name, built_with)
+    artifact = _publish(store, planned, options, plan, network, task, loop, name, built_with, start)
     _forget(run)
     return artifact
 
 
-def _run(loop: Loop, store: Store, planned: Stage, options: Fitting, plan: Plan, task: Task, data: Dataset) -> None:
+def _run(
+    loop: Loop,
+    store: Store,
+    planned: Stage,
+    options: Fitting,
+    plan: Plan,
+    task: Task,
+    data: Dataset,
+    spec: ImageSpec,
+    patterns: int,
+) -> None:
     fabric = loop.fabric
     batches = Batches(
         data,
-        task.input,
+        spec,
         plan.size,
         batch=plan.batch,
         seed=options.seed,
@@ -106,20 +136,23 @@ def _run(loop: Loop, store: Store, planned: Stage, options: Fitting, plan: Plan,
         augment=task.augmentation if plan.augment else None,
         workers=options.workers,
         target_nearest=task.nearest,
+        patterns=patterns,
     )
     title = f"{planned.method} {plan.steps} steps at {plan.size} px"
-    watched = _watching(loop, store.runs(planned.key) / PICTURES, options, plan, task, data)
+    watched = _watching(loop, store.runs(planned.key) / PICTURES, options, plan, task, data, spec)
     with _scalars(store, planned, fabric) as write, progress(title, plan.steps, done=loop.step) as advance:
         loop.run(map(channels_last, batches), advance, _both(watched, write))
     loop.save()  # should publishing fail, --resume has nothing left to train
 
 
-def _watching(loop: Loop, folder: Path, options: Fitting, plan: Plan, task: Task, data: Dataset) -> Record | None:
+def _watching(
+    loop: Loop, folder: Path, options: Fitting, plan: Plan, task: Task, data: Dataset, spec: ImageSpec
+) -> Record | None:
     """Return what looks at the validation split every ``--validate-every`` steps (rank 0), None for nothing."""
     every = options.validate_every
     if not every or not loop.fabric.is_global_zero:
         return None
-    watch = Watch(task, spec_at(task.input, plan.size), task.open(options.data, "val", seed=options.seed), folder)
+    watch = Watch(task, spec_at(spec, plan.size), task.open(options.data, "val", seed=options.seed), folder)
 
     def record(step: int, losses: Mapping[str, float]) -> None:  # noqa: ARG001
         if step % every == 0 or step == plan.steps:
@@ -169,6 +202,7 @@ def _publish(
     loop: Loop,
     name: str,
     network_options: dict[str, Any],
+    start: Start,
 ) -> Artifact:
     module = loop.result.eval()
     artifact = planned.artifact(
@@ -179,7 +213,8 @@ def _publish(
         network_options=network_options,
         format="safetensors",
         dtype="float32",
-        input=spec_at(task.input, plan.size),
+        input=spec_at(start.input, plan.size),
+        widths=dict(start.widths),
         output=spec_at(task.output_for(network_options), plan.size),
         parameters=count_parameters(module),
         macs=count_macs(module, (plan.size, plan.size), channels=task.input.channels),
@@ -200,6 +235,9 @@ def _publish(
 
 
 def _validate(form: Format, folder: Path, artifact: Artifact, task: Task, options: Fitting) -> dict[str, float]:
+    if not options.data:
+        log.warning("not scored: no labelled data was named; compress evaluate --data DIR does it")
+        return {}
     try:
         data = task.open(options.data, "val", seed=options.seed)
     except NoTruthError as error:

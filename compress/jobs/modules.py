@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from compress.core.errors import ArtifactError, CompressError, UsageError
+from compress.core.errors import ArtifactError
+from compress.core.networks import Network
 from compress.core.store import Store
 from compress.core.types import Artifact
 from compress.jobs.foreign import Reading, import_onnx
 from compress.kit.graph import fold_batch_norm
+from compress.kit.nets.users import build_module, find_function
 from compress.kit.ship.runtime import Shipped, export_graph
 from compress.tasks import TASKS
 
@@ -28,7 +27,9 @@ def import_module(store: Store, reference: str, reading: Reading) -> Artifact:
         UsageError: If there is no such module or function, or it builds no network.
         ArtifactError: If the network can't be exported.
     """
-    network = _built(reference)
+    named = find_function(reference)
+    torch.manual_seed(0)
+    network = build_module(reference, named.build if isinstance(named, Network) else named)
     spec = TASKS.get(reading.task).input
     size = reading.size or spec.height
     with tempfile.TemporaryDirectory() as folder:
@@ -49,23 +50,3 @@ def import_module(store: Store, reference: str, reading: Reading) -> Artifact:
             raise ArtifactError(f"{reference} can't be exported at {size}x{size}: {said}",
                                 hint="does it take one image (N, C, H, W)?") from last  # fmt: skip
         return import_onnx(store, path, reading)
-
-
-def _built(reference: str) -> nn.Module:
-    package, _, function = reference.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        build = getattr(importlib.import_module(package), function)
-        torch.manual_seed(0)
-        network = build()
-    except CompressError:
-        raise
-    # the user's own code may raise anything
-    except Exception as error:
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-        raise UsageError(f"{reference} can't be built: {said}",
-                         hint="wanted package.module:function that returns an nn.Module") from error  # fmt: skip
-    if not isinstance(network, nn.Module):
-        raise UsageError(f"{reference} built a {type(network).__name__}, wanted an nn.Module with its weights loaded")
-    return network

@@ -26,15 +26,17 @@ def make_players(module: nn.Module, lesson: Lesson, plan: Plan, fabric: Any) -> 
     modules = {OURS: module, **{name: rival.build() for name, rival in lesson.rivals.items()}}
     # two networks that chase each other want less memory of where they were: Radford et al. 2016, section 4
     momentum = 0.9 if len(modules) == 1 else 0.5
-    return {name: _player(part, plan, fabric, momentum) for name, part in modules.items()}
+    aids = {OURS: lesson.aid}
+    return {name: _player(part, plan, fabric, momentum, aids.get(name)) for name, part in modules.items()}
 
 
-def _player(module: nn.Module, plan: Plan, fabric: Any, momentum: float) -> Player:
+def _player(module: nn.Module, plan: Plan, fabric: Any, momentum: float, aid: nn.Module | None) -> Player:
     module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if fabric.world_size > 1:
         module = synchronise(module)
-    optimizer = torch.optim.Adam(module.parameters(), lr=plan.lr, betas=(momentum, 0.999), eps=1e-8)
-    return Player(module, optimizer, _no_loss, Schedule(plan.steps, plan.lr, plan.schedule))
+    moved = [*module.parameters(), *(fabric.to_device(aid).parameters() if aid else ())]
+    optimizer = torch.optim.Adam(moved, lr=plan.lr, betas=(momentum, 0.999), eps=1e-8)
+    return Player(module, optimizer, _no_loss, Schedule(plan.steps, plan.lr, plan.schedule), aid)
 
 
 def _no_loss(batch: Batch) -> Losses:

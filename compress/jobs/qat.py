@@ -19,7 +19,6 @@ from compress.jobs.desk import Stage
 from compress.jobs.evaluate import input_at
 from compress.jobs.fit import channels_last
 from compress.jobs.guard import Guard
-from compress.jobs.learn import freeze
 from compress.jobs.models import as_onnx, pick
 from compress.jobs.picturelesson import OURS, PictureLesson, rates, raw_output
 from compress.jobs.qatoptions import Refining
@@ -27,6 +26,7 @@ from compress.jobs.selection import Selection
 from compress.jobs.shrink import Desk, finish, prepared_graph
 from compress.kit.data.sets import Batches, Dataset, Subset, spread_indices
 from compress.kit.data.unpaired import is_paired
+from compress.kit.graph import freeze
 from compress.kit.images import prepare
 from compress.kit.loop import Loop, Player, Schedule, make_fabric
 from compress.kit.quant.fakequant import FakeQuant

@@ -22,6 +22,11 @@ from compress.core.errors import ArtifactError, UsageError, did_you_mean
 from compress.kit.nets.blocks import ConvBnRelu
 
 
+def freeze(module: nn.Module) -> nn.Module:
+    """Put a module into eval mode for good: no gradients, running statistics untouched."""
+    return module.eval().requires_grad_(False)
+
+
 def count_parameters(module: nn.Module) -> int:
     """Count the values of all parameters; one that is shared counts once, buffers don't count."""
     return sum(parameter.numel() for parameter in module.parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -76,6 +77,9 @@ class Lesson:
         feed: What the network's forward is given of a batch.
         prepare: Called once with the new network before it learns, to load weights into parts of it.
         ema: Decay of the running mean of the weights that is kept, where the user names none; 0 for none.
+        aid: Learns with the network by the same loss, and is thrown away after (adaptors between feature maps).
+        beside: What is open while it learns, given the module that moves (taps on its feature maps).
+        patterns: Augmentations of each picture, one an epoch in turn; 0: a new one in every epoch.
         settings: What it is, in plain JSON, for the stage's key and the manifest.
     """
 
@@ -85,6 +89,9 @@ class Lesson:
     feed: Callable[[Batch], tuple[torch.Tensor, ...]] = photo_alone
     prepare: Callable[[nn.Module], None] | None = None
     ema: float = 0.0
+    aid: nn.Module | None = None
+    beside: Callable[[nn.Module], AbstractContextManager[object]] = nullcontext
+    patterns: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def phase_at(self, step: int, steps: int) -> Phase | None:

@@ -48,12 +48,16 @@ class Schedule:
 
 @dataclass
 class Player:
-    """A module with the optimizer that moves it, its loss and its schedule; a GAN has two players."""
+    """A module with the optimizer that moves it, its loss and its schedule; a GAN has two players.
+
+    ``aid`` is moved by the same optimizer and loss and kept in checkpoints, but is no part of the result.
+    """
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
     loss: LossOf
     schedule: Schedule
+    aid: nn.Module | None = None
 
 
 @dataclass
@@ -103,6 +107,8 @@ class Loop:
         for name, player in self.players.items():
             player.module.load_state_dict(state["modules"][name])
             player.optimizer.load_state_dict(state["optimizers"][name])
+            if player.aid is not None:
+                player.aid.load_state_dict(state["aids"][name])
         if self._mean is not None:
             self._mean.load_state_dict(state["mean"])
         self.step, self.history, self.validations = state["step"], state["history"], state["validations"]
@@ -144,6 +150,7 @@ class Loop:
             "validations": self.validations,
             "modules": {name: player.module.state_dict() for name, player in self.players.items()},
             "optimizers": {name: player.optimizer.state_dict() for name, player in self.players.items()},
+            "aids": {name: player.aid.state_dict() for name, player in self.players.items() if player.aid},
             "mean": None if self._mean is None else self._mean.state_dict(),
         }
         # through a stream of ours: a full disk is then an OSError, which written_whole tells in one line
@@ -178,10 +185,18 @@ class Loop:
             values = {prefix + key: self._mean_over_ranks(value) for key, value in losses.items()}
             self._check(values)
             self.fabric.backward(losses["loss"])
+            self._share(player.aid)
             optimizer.step()
             told |= values
         self._follow()
         return told
+
+    def _share(self, aid: nn.Module | None) -> None:
+        """Average an aid's gradients over ranks, as DDP does for the modules it wraps."""
+        if aid is None or self.fabric.world_size == 1:
+            return
+        for parameter in aid.parameters():
+            parameter.grad = self.fabric.all_reduce(parameter.grad, reduce_op="mean")
 
     def _mean_over_ranks(self, value: torch.Tensor) -> float:
         value = value.detach().float()

@@ -18,6 +18,7 @@ from compress.kit.data.sets import Dataset
 from compress.kit.lesson import Batch, Lesson, Losses, Outputs
 from compress.kit.measure.metrics import Metric
 
+EDGE = 1e-6  # how near to the ends of its range a picture is still turned back into the raw output it came from
 Score = dict[str, float | NDArray[np.float64]]  # of one image: numbers, and curves that only many images sum up
 Guess = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # photo (H, W, 3) to a prediction (C', h, w)
 
@@ -95,15 +96,44 @@ class Task(ABC):
     def loss(self, outputs: Outputs, batch: Batch) -> Losses:
         """Training loss against the labels. outputs: raw, each (N, C', H, W)."""
 
+    def levels(self, outputs: Outputs) -> Outputs:
+        """Those raw outputs that are pictures of the task, the one that ships first: all in most tasks."""
+        return outputs
+
     @abstractmethod
-    def distill_loss(self, student: Outputs, teacher: Outputs, batch: Batch, temperature: float) -> Losses:
-        """Loss of a student against its teacher's raw outputs (and the labels, where the batch has them)."""
+    def divergence(self, student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+        """How far one level is from the teacher's at a temperature, at every pixel: (N, 1, H, W).
+
+        student, teacher: raw, of one shape (N, C', H, W); no gradient reaches the teacher.
+
+        Raises:
+            UsageError: If temperature has no meaning here.
+        """
+
+    @abstractmethod
+    def label_loss(self, output: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """One level against the labels: a scalar. output: raw (N, C', h, w); batch["target"]: the labels."""
+
+    def truth(self, batch: Batch) -> torch.Tensor:
+        """Return the labels as the picture of a network that knows them, (N, C', H, W), in ``output``'s range.
+
+        Raises:
+            UsageError: If labels are no such picture.
+        """
+        return batch["target"]
 
     @abstractmethod
     def activate(self, output: torch.Tensor) -> torch.Tensor:
         """Turn the raw output that ships into the task's picture; part of every exported graph.
 
         output: (N, C', H, W) raw. Returns the same shape within ``self.output``'s range.
+        """
+
+    @abstractmethod
+    def raw(self, picture: torch.Tensor) -> torch.Tensor:
+        """Turn a picture back into the raw output that activates to it, within 1e-5; the ends of the range are cut off.
+
+        picture: (N, C', H, W) within ``self.output``'s range; values outside it count as its ends.
         """
 
     @abstractmethod

@@ -25,11 +25,8 @@ from compress.kit.lesson import Batch, Losses, Outputs
 from compress.kit.measure import fidelity, losses, metrics
 from compress.kit.measure.metrics import Metric
 from compress.kit.nets.blocks import resize_like
-from compress.tasks.base import Baseline, Score, Task
+from compress.tasks.base import EDGE, Baseline, Score, Task
 
-# Distillation: our own choice, not tuned. The teacher's colours lead; the labels weigh half, as in saliency. Squared
-# errors of ab are some 0.01, attention some 0.5: at this weight neither drowns the other.
-PICTURE, FEATURES, HARD = 1.0, 0.01, 0.5
 LOOKED_AT = 200  # photos of a folder that are searched for colour before it is called grey
 TINGE = 12  # levels of 255 between a pixel's largest and smallest value that are more than a scanner's tint
 TINGED = 0.001  # share of such pixels that makes a photo a colour photo
@@ -84,37 +81,36 @@ class Color(Task):
         """
         return {"loss": _squared_error(self.activate(outputs[0]), batch)}
 
-    def distill_loss(self, student: Outputs, teacher: Outputs, batch: Batch, temperature: float) -> Losses:
-        """Reproduce the teacher's colours, and where it looks at every level: ab + 0.01 features + 0.5 hard.
+    def levels(self, outputs: Outputs) -> Outputs:
+        """The ab alone: what a network gives beside it are features."""
+        return outputs[:1]
 
-        "ab": squared error against the teacher's ab, as in ``loss``; it has no temperature. "features" does:
-        channel-wise distillation (Shu et al. 2021) at T of each level's attention map, the mean square over channels
-        (Zagoruyko & Komodakis 2017, section 3.1) divided by its mean. "hard": ``loss``, where the batch has a target.
+    def divergence(self, student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:  # noqa: ARG002
+        """Refuse: ab is no distribution that could be softened.
 
         Raises:
-            UsageError: If T is not 1 where the two networks have no level but their colours in common.
+            UsageError: Always.
         """
-        levels = list(zip(student[1:], teacher[1:], strict=False))
-        if not levels and temperature != 1:
-            raise UsageError(
-                f"T = {temperature:g} has no meaning here: teacher and student share their ab alone, and its squared "
-                "error has no temperature",
-                hint="give --T 1, or take networks whose outputs include features, as colorizer's do",
-            )
-        colours, taught = self.activate(student[0]), self.activate(teacher[0]).detach()
-        told = {"ab": F.mse_loss(colours, resize_like(taught, colours))}
-        total = PICTURE * told["ab"]
-        if levels:
-            told["features"] = torch.stack([losses.attention_distillation(s, t, temperature) for s, t in levels]).mean()
-            total = total + FEATURES * told["features"]
-        if "target" in batch:
-            told["hard"] = _squared_error(colours, batch)
-            total = total + HARD * told["hard"]
-        return {"loss": total, **{name: value.detach() for name, value in told.items()}}
+        raise UsageError(
+            f"T = {temperature:g} has no meaning here: the squared error of ab has no temperature",
+            hint='take the term "picture" instead of "kl", or "attention" on = "features"',
+        )
+
+    def label_loss(self, output: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Squared error of ab, as in ``loss``."""
+        return _squared_error(self.activate(output), batch)
+
+    def truth(self, batch: Batch) -> torch.Tensor:
+        """a* and b* over 128 of the photos, (N, 2, H, W)."""
+        return _true_ab(batch)
 
     def activate(self, output: torch.Tensor) -> torch.Tensor:
         """S7's tanh: raw (N, 2, H, W) to a* and b* over 128, -1..1."""
         return torch.tanh(losses.full(output))
+
+    def raw(self, picture: torch.Tensor) -> torch.Tensor:
+        """atanh: ab (N, 2, H, W) in -1..1 to what comes before the tanh, +-7.3 at most."""
+        return torch.atanh(losses.full(picture).clamp(EDGE - 1.0, 1.0 - EDGE))
 
     def score(self, prediction: NDArray[np.float32], target: NDArray[np.uint8]) -> Score:
         """Measure one image at its photo's size. prediction: (2, h, w) in -1..1; target: sRGB (H, W, 3) 0..255.
@@ -238,8 +234,13 @@ def _told(made: Mapping[str, Any] | None) -> str:
 
 def _squared_error(colours: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Mean square of ab (N, 2, h, w), activated, against that of batch["target"]; only smaller ones are resized."""
-    right = (lab.rgb_to_lab(batch["target"])[:, 1:] / lab.AB).detach()
+    right = _true_ab(batch)
     return F.mse_loss(colours if colours.shape == right.shape else resize_like(colours, right), right)
+
+
+def _true_ab(batch: Batch) -> torch.Tensor:
+    """Colours of the photos batch["target"], (N, 2, H, W): a* and b* over 128."""
+    return (lab.rgb_to_lab(batch["target"])[:, 1:] / lab.AB).detach()
 
 
 def _is_flat(ab: NDArray[np.float32]) -> bool:

@@ -22,10 +22,8 @@ from compress.kit.measure.metrics import Metric
 from compress.kit.measure.quality import squaring
 from compress.kit.measure.rand import THRESHOLDS, best_rand, rand_curve
 from compress.kit.nets.blocks import resize_like
-from compress.tasks.base import Baseline, Score, Task
+from compress.tasks.base import EDGE, Baseline, Score, Task
 
-# Hinton et al. 2015, section 2: the labels weigh less than the teacher
-KL, HARD = 1.0, 0.5
 TINT, TINT_SHARE = (255, 40, 40), 0.6  # colour of predicted membranes over the photo, and how much of it
 
 
@@ -76,25 +74,24 @@ class Membrane(Task):
         terms = [squaring(self.activate(resize_like(losses.full(o), target)), target).mean() for o in outputs]
         return {"loss": torch.stack(terms).mean()}
 
-    def distill_loss(self, student: Outputs, teacher: Outputs, batch: Batch, temperature: float) -> Losses:
-        """Hinton et al. 2015, section 2, at every pixel: 1 * kl + 0.5 * hard.
+    def divergence(self, student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Tempered Bernoulli KL at every pixel: (tanh(x) + 1) / 2 is sigmoid(2 x), so 2 x is a mask's logit.
 
-        (tanh(x) + 1) / 2 is sigmoid(2 x), so 2 x is a mask's logit. "kl": tempered Bernoulli KL of the logits, mean
-        over the levels both have, the teacher's resized to the student's; "hard": binary cross-entropy with the
-        labels, mean over the student's levels. Without batch["target"] the loss is kl alone: any photo will do.
+        student, teacher: before the tanh, (N, 1, H, W).
         """
-        levels = list(zip(student, teacher, strict=False))
-        terms = [_kl(mine, theirs, temperature) for mine, theirs in levels]
-        kl = torch.stack(terms).mean()
-        if "target" not in batch:
-            return {"loss": KL * kl, "kl": kl.detach()}
-        logits = [2.0 * losses.full(output) for output in student]
-        hard = losses.side_output_cross_entropy(logits, batch["target"]) / len(student)
-        return {"loss": KL * kl + HARD * hard, "kl": kl.detach(), "hard": hard.detach()}
+        return losses.binary_kl_map(2.0 * losses.full(student), 2.0 * losses.full(teacher), temperature)
+
+    def label_loss(self, output: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Binary cross-entropy of one level with the labels, of the mask's logit 2 x."""
+        return losses.side_output_cross_entropy([2.0 * losses.full(output)], batch["target"])
 
     def activate(self, output: torch.Tensor) -> torch.Tensor:
         """(tanh + 1) / 2: raw (N, 1, H, W) to a mask in 0..1; S6's generator ends on the tanh."""
         return (torch.tanh(output) + 1.0) / 2.0
+
+    def raw(self, picture: torch.Tensor) -> torch.Tensor:
+        """atanh(2 p - 1) = logit(p) / 2: a mask (N, 1, H, W) in 0..1 to what comes before the tanh, +-6.9 at most."""
+        return torch.logit(losses.full(picture), EDGE) / 2.0
 
     def score(self, prediction: NDArray[np.float32], target: NDArray[np.uint8]) -> Score:
         """Measure one mask at its photo's size, as shipped. prediction: (1, h, w) in 0..1; target: (H, W) 0..255.

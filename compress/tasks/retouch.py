@@ -22,13 +22,11 @@ from compress.kit.lesson import Batch, Lesson, Losses, Outputs
 from compress.kit.measure import fidelity, losses, metrics
 from compress.kit.measure.metrics import Metric
 from compress.kit.nets.blocks import resize_like
-from compress.tasks.base import Baseline, Extra, Score, Task
+from compress.tasks.base import EDGE, Baseline, Extra, Score, Task
 
 # Plain names, MIT-Adobe FiveK with its five experts, DPED (its folder of one phone)
 INPUTS = ("input", "inputs", "before", "low", "iphone", "blackberry", "sony")
 TARGETS = ("target", "targets", "after", "high", *(f"expert{letter}" for letter in "abcde"), "canon")
-# Distillation: our own choice, not tuned. L1 leads, as tables are about it; the labels weigh half, as in saliency.
-PICTURE, SSIM, FEATURES, HARD = 1.0, 0.1, 0.1, 0.5
 
 
 class Retouch(Task):
@@ -125,39 +123,32 @@ class Retouch(Task):
         """
         return {"loss": F.l1_loss(self.activate(outputs[0]), batch["target"])}
 
-    def distill_loss(self, student: Outputs, teacher: Outputs, batch: Batch, temperature: float) -> Losses:
-        """Reproduce the teacher's picture, and where it looks at every level: l1 + 0.1 ssim + 0.1 features + 0.5 hard.
+    def levels(self, outputs: Outputs) -> Outputs:
+        """The picture alone: what a network gives beside it are features."""
+        return outputs[:1]
 
-        "l1" and "ssim" compare the pictures, and have no temperature. "features" does: channel-wise distillation
-        (Shu et al. 2021) at T of each level's attention map, the mean square over channels (Zagoruyko & Komodakis
-        2017, section 3.1), which needs no adaptor between different widths; maps are divided by their mean first, so
-        that T means the same at every level. "hard": L1 to batch["target"], where the batch has one.
+    def divergence(self, student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:  # noqa: ARG002
+        """Refuse: pictures are no distribution that could be softened.
 
         Raises:
-            UsageError: If T is not 1 where the two networks have no level but the picture in common.
+            UsageError: Always.
         """
-        levels = list(zip(student[1:], teacher[1:], strict=False))
-        if not levels and temperature != 1:
-            raise UsageError(
-                f"T = {temperature:g} has no meaning here: teacher and student share their picture alone, and the L1 "
-                "of pictures has no temperature",
-                hint="give --T 1, or take networks whose outputs include features, as pix2pixhd_retouch's do",
-            )
-        picture, taught = self.activate(student[0]), self.activate(teacher[0]).detach()
-        taught = resize_like(taught, picture)
-        told = {"l1": F.l1_loss(picture, taught), "ssim": losses.ssim_loss(picture, taught)}
-        total = PICTURE * told["l1"] + SSIM * told["ssim"]
-        if levels:
-            told["features"] = torch.stack([losses.attention_distillation(s, t, temperature) for s, t in levels]).mean()
-            total = total + FEATURES * told["features"]
-        if "target" in batch:
-            told["hard"] = F.l1_loss(picture, batch["target"])
-            total = total + HARD * told["hard"]
-        return {"loss": total, **{name: value.detach() for name, value in told.items()}}
+        raise UsageError(
+            f"T = {temperature:g} has no meaning here: the L1 of pictures has no temperature",
+            hint='take the term "picture" instead of "kl", or "attention" on = "features"',
+        )
+
+    def label_loss(self, output: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """L1 of the picture to the labels, as in ``loss``; the picture is brought to their size."""
+        return F.l1_loss(self.activate(resize_like(losses.full(output), batch["target"])), batch["target"])
 
     def activate(self, output: torch.Tensor) -> torch.Tensor:
         """(tanh + 1) / 2: raw (N, 3, H, W) to a picture in 0..1; pix2pixHD's generator ends on the tanh."""
         return (torch.tanh(losses.full(output)) + 1.0) / 2.0
+
+    def raw(self, picture: torch.Tensor) -> torch.Tensor:
+        """atanh(2 p - 1) = logit(p) / 2: a picture (N, 3, H, W) in 0..1 to what comes before tanh, +-6.9 at most."""
+        return torch.logit(losses.full(picture), EDGE) / 2.0
 
     def score(self, prediction: NDArray[np.float32], target: NDArray[np.uint8]) -> Score:
         """Measure one picture at its photo's size. prediction: (3, h, w) in 0..1; target: (H, W, 3) 0..255.

@@ -16,11 +16,7 @@ from compress.kit.images import resize_plane
 from compress.kit.lesson import Batch, Losses, Outputs
 from compress.kit.measure import losses, metrics
 from compress.kit.measure.metrics import Metric
-from compress.kit.nets.blocks import resize_like
-from compress.tasks.base import Baseline, Score, Task
-
-# Hinton et al. 2015, section 2: the labels weigh less than the teacher; both label terms together equal it here
-KL, HARD, IOU = 1.0, 0.5, 0.5
+from compress.tasks.base import EDGE, Baseline, Score, Task
 
 
 class Saliency(Task):
@@ -69,28 +65,21 @@ class Saliency(Task):
             fused = losses.side_output_cross_entropy(outputs[:1], target)
         return {"loss": losses.side_output_cross_entropy(outputs, target), "fused": fused}
 
-    def distill_loss(self, student: Outputs, teacher: Outputs, batch: Batch, temperature: float) -> Losses:
-        """Reproduce the teacher at every level (thesis 3.4): 1 * kl + 0.5 * hard + 0.5 * iou.
+    def divergence(self, student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Tempered Bernoulli KL of the logits at every pixel (thesis 3.4). student, teacher: (N, 1, H, W)."""
+        return losses.binary_kl_map(student, teacher, temperature)
 
-        "kl": tempered Bernoulli KL, mean over the levels both have (fused, then side outputs fine to coarse), the
-        teacher's logits resized to the student's; "hard": BCE with the labels, mean over the student's levels;
-        "iou": soft IoU of the fused mask. Without batch["target"] the loss is kl alone: any photo will do.
-        """
-        levels = list(zip(student, teacher, strict=False))  # a shallower net has fewer
-        kl = torch.stack(
-            [losses.tempered_binary_kl(s, resize_like(losses.full(t), s), temperature) for s, t in levels]
-        ).mean()
-        if "target" not in batch:
-            return {"loss": KL * kl, "kl": kl.detach()}
-        target = batch["target"]
-        hard = losses.side_output_cross_entropy(student, target) / len(student)
-        iou = losses.soft_iou_loss(resize_like(losses.full(student[0]), target), target)
-        total = KL * kl + HARD * hard + IOU * iou
-        return {"loss": total, "kl": kl.detach(), "hard": hard.detach(), "iou": iou.detach()}
+    def label_loss(self, output: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """BCE of one level with the labels, as in ``loss``."""
+        return losses.side_output_cross_entropy([output], batch["target"])
 
     def activate(self, output: torch.Tensor) -> torch.Tensor:
         """Sigmoid: logits (N, 1, H, W) to a mask in 0..1."""
         return torch.sigmoid(output)
+
+    def raw(self, picture: torch.Tensor) -> torch.Tensor:
+        """Logit: a mask (N, 1, H, W) in 0..1 to logits, +-13.8 at most."""
+        return torch.logit(losses.full(picture), EDGE)
 
     def score(self, prediction: NDArray[np.float32], target: NDArray[np.uint8]) -> Score:
         """Measure one mask at its photo's size, as shipped. prediction: (1, h, w) in 0..1; target: (H, W) 0..255.

@@ -33,7 +33,6 @@ from compress.kit.lesson import Batch, Lesson, Losses, Outputs
 from compress.kit.measure import losses
 from compress.kit.measure.classlosses import LossName, Weighting, class_loss, class_weights
 from compress.kit.measure.metrics import Metric
-from compress.kit.nets.blocks import resize_like
 from compress.tasks.base import Baseline, Score, Task
 
 CROSS_ENTROPY = class_loss(("ce",))
@@ -122,33 +121,43 @@ class Segmentation(Task):
         maps = (constant / constant.sum()).astype(np.float32)[:, None, None]
         return Baseline("class frequencies (majority class)", lambda _: maps)
 
-    def distill_loss(self, student: Outputs, teacher: Outputs, batch: Batch, temperature: float) -> Losses:
-        """Hinton et al. 2015, section 2, at every pixel: kl + hard.
+    def divergence(self, student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Tempered KL of the softmax at every pixel (Hinton et al. 2015, section 2), void ones too: sum over C.
 
-        "kl": T * T * KL of the tempered softmax, mean over the levels both have, void pixels too (the teacher has
-        an opinion there), the teacher's logits resized to the student's; "hard": cross-entropy with the labels.
-        Without batch["target"] the loss is kl alone: any photo will do.
+        The teacher has an opinion there. student, teacher: logits (N, C, H, W).
 
         Raises:
             UsageError: If teacher and student tell different numbers of classes apart.
         """
-        if student[0].shape[1] != teacher[0].shape[1]:
+        if student.shape[1] != teacher.shape[1]:
             raise UsageError(
-                f"the teacher knows {teacher[0].shape[1]} classes, the data set has {student[0].shape[1]}",
+                f"the teacher knows {teacher.shape[1]} classes, the data set has {student.shape[1]}",
                 hint="give --data of the data set the teacher was trained on",
             )
-        levels = list(zip(student, teacher, strict=False))
-        kl = torch.stack(
-            [losses.tempered_class_kl(s, resize_like(losses.full(t), s), temperature) for s, t in levels]
-        ).mean()
-        if "target" not in batch:
-            return {"loss": kl, "kl": kl.detach()}
-        hard = CROSS_ENTROPY(student, batch)["loss"]
-        return {"loss": kl + hard, "kl": kl.detach(), "hard": hard.detach()}
+        return losses.class_kl_map(student, teacher, temperature)
+
+    def label_loss(self, output: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Cross-entropy of one level with the labels, void pixels left out, as in ``loss``."""
+        return CROSS_ENTROPY([output], batch)["loss"]
+
+    def truth(self, batch: Batch) -> torch.Tensor:  # noqa: ARG002
+        """Refuse: class numbers with void pixels are no picture.
+
+        Raises:
+            UsageError: Always.
+        """
+        raise UsageError(
+            "class labels are no picture to compare with: some pixels have none",
+            hint="learn 'hard' of the labels, and this term of = \"teacher\"",
+        )
 
     def activate(self, output: torch.Tensor) -> torch.Tensor:
         """Softmax over classes: logits (N, C, H, W) to probabilities that sum to 1."""
         return torch.softmax(output, dim=1)
+
+    def raw(self, picture: torch.Tensor) -> torch.Tensor:
+        """Logarithm: probabilities (N, C, H, W) that sum to 1 to logits, -16.1 at least."""
+        return torch.log(losses.full(picture).clamp(SURE, 1.0))
 
     def score(self, prediction: NDArray[np.float32], target: NDArray[np.uint8]) -> Score:
         """Measure one image at its photo's size. prediction: (C, h, w) as shipped; target: (H, W), 255 for none.

@@ -47,13 +47,16 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Draw:
-    """One sample of a batch: which picture, and the seed of its augmentation."""
+    """One sample of a batch: which picture, the seed of its augmentation, and which of its patterns that is."""
 
     index: int
     seed: int
+    pattern: int = 0
 
 
-def stream(length: int, batch: int, seed: int, step: int, rank: int = 0, world: int = 1) -> list[Draw]:
+def stream(
+    length: int, batch: int, seed: int, step: int, rank: int = 0, world: int = 1, patterns: int = 0
+) -> list[Draw]:
     """Draw batch number ``step`` of the endless concatenation of one shuffle per epoch.
 
     Args:
@@ -63,12 +66,22 @@ def stream(length: int, batch: int, seed: int, step: int, rank: int = 0, world: 
         step: 0 and up.
         rank: Which contiguous slice of the batch is wanted, 0 to ``world`` - 1.
         world: Number of slices.
+        patterns: Augmentations of each picture, one an epoch in turn; 0: a new one in every epoch.
     """
     assert length > 0
     assert 0 <= rank < world
     first = step * batch
     positions = range(first + batch * rank // world, first + batch * (rank + 1) // world)
-    return [Draw(int(_shuffle(length, seed, p // length)[p % length]), _draw_seed(seed, p)) for p in positions]
+    return [_draw(length, seed, position, patterns) for position in positions]
+
+
+def _draw(length: int, seed: int, position: int, patterns: int) -> Draw:
+    epoch, place = divmod(position, length)
+    index = int(_shuffle(length, seed, epoch)[place])
+    if not patterns:
+        return Draw(index, _draw_seed(seed, position))
+    pattern = epoch % patterns
+    return Draw(index, _draw_seed(seed, pattern * length + index), pattern)
 
 
 @dataclass(frozen=True)
@@ -77,7 +90,7 @@ class Batches:
 
     Each is a dict: "image" float32 (N, C, S, S) after ``spec``, "index" int64 (N,), and for labelled sets "target":
     float32 (N, C', S, S) in 0..1, or with ``target_nearest`` int64 class numbers as stored; further what the data
-    set's ``vectors`` hold, float32 (N, F).
+    set's ``vectors`` hold, float32 (N, F), and with ``patterns`` "slot", int64 (N,): equal slots are equal samples.
 
     Args:
         dataset: Where pictures come from; each is decoded and resized once while ``cache_bytes`` last.
@@ -93,6 +106,7 @@ class Batches:
         workers: Processes that prepare batches ahead; 0 prepares them in this one.
         target_nearest: Whether targets are class maps, whose values must not be mixed.
         cache_bytes: Memory that resized pictures may take, over all workers together.
+        patterns: Augmentations of each picture, one an epoch in turn; 0: a new one in every epoch.
     """
 
     dataset: Dataset
@@ -108,6 +122,7 @@ class Batches:
     workers: int = 1
     target_nearest: bool = False
     cache_bytes: int = 2 * 10**9
+    patterns: int = 0
 
     def __len__(self) -> int:
         return max(self.stop - self.start, 0)
@@ -135,7 +150,7 @@ class Batches:
         Raises:
             DataError: If a picture can't be read.
         """
-        draws = stream(len(self.dataset), self.batch, self.seed, step, self.rank, self.world)
+        draws = stream(len(self.dataset), self.batch, self.seed, step, self.rank, self.world, self.patterns)
         packed = torch.from_numpy(np.stack([self._cache.get(draw.index) for draw in draws]))
         image, target = packed[:, :3], packed[:, 3:] if packed.shape[1] > 3 else None
         if self.augment:
@@ -144,6 +159,8 @@ class Batches:
             seeds = [draw.seed for draw in draws]
             image, target = augment(image, target, seeds, self.size, self.augment, nearest=self.target_nearest)
         made = {"image": normalize(image, self.spec), "index": torch.tensor([draw.index for draw in draws])}
+        if self.patterns:
+            made["slot"] = made["index"] + len(self.dataset) * torch.tensor([draw.pattern for draw in draws])
         if target is not None:
             made["target"] = target.long() if self.target_nearest else target.float() / 255
         vectors = [self.dataset.vectors(draw.index) for draw in draws]

@@ -53,11 +53,16 @@ def tempered_binary_kl(student: Tensor, teacher: Tensor, temperature: float) -> 
     Hinton et al. 2015, section 2, for a sigmoid head. student, teacher: logits of one shape (N, C, H, W). Zero when
     they are equal; tends to mean((teacher - student)^2) / 8 as T grows, so above T = 10 it is an L2 on logits.
     """
+    return binary_kl_map(student, teacher, temperature).mean()
+
+
+def binary_kl_map(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """``tempered_binary_kl`` of every pixel, before the mean: (N, C, H, W)."""
     T = temperature
     s, t = full(student) / T, full(teacher).detach() / T
     # the Bregman divergence of softplus: no probability is formed before its logarithm, so nothing overflows
     divergence = F.softplus(s) - F.softplus(t) - torch.sigmoid(t) * (s - t)
-    return divergence.mean() * (T * T)
+    return divergence * (T * T)
 
 
 def tempered_class_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -65,9 +70,14 @@ def tempered_class_kl(student: Tensor, teacher: Tensor, temperature: float) -> T
 
     Hinton et al. 2015, section 2. student, teacher: logits of one shape (N, C, H, W).
     """
+    return class_kl_map(student, teacher, temperature).mean()
+
+
+def class_kl_map(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """``tempered_class_kl`` of every pixel, before the mean: (N, 1, H, W)."""
     T = temperature
     s, t = F.log_softmax(full(student) / T, dim=1), F.log_softmax(full(teacher).detach() / T, dim=1)
-    return F.kl_div(s, t, reduction="none", log_target=True).sum(dim=1).mean() * (T * T)
+    return F.kl_div(s, t, reduction="none", log_target=True).sum(dim=1, keepdim=True) * (T * T)
 
 
 def class_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None = None, void: int = 255) -> Tensor:

@@ -66,6 +66,20 @@ def read_perceptual(path: Path) -> Callable[[Tensor, Tensor], Tensor]:
     return loss
 
 
+def read_perceptor(path: Path) -> Callable[[Tensor], list[Tensor]]:
+    """Read a VGG from its weights file as what shows the maps that ``Perceptual`` compares, of pictures (N, 3, H, W).
+
+    Raises:
+        ArtifactError: If the file holds anything else.
+    """
+    net = Perceptual(make_features(read_checkpoint(path), path.name, ("VGG-16", "VGG-19")))
+
+    def look(picture: Tensor) -> list[Tensor]:
+        return list(net.to(picture.device).features(_normalised(picture, _MEAN, _STD), net.layers))
+
+    return look
+
+
 def also_perceptual(loss: LossOf, activate: Callable[[Tensor], Tensor], path: Path, weight: float) -> LossOf:
     """Add ``weight`` times the loss of features of the first output's picture to a loss, told as "perceptual".
 
