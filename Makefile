@@ -59,11 +59,11 @@ demo: setup
 
 test: setup
 	$(NPM) test --silent
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m "not slow"
 
 test-all: setup
 	$(NPM) test --silent
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 check: setup
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from compress.core.errors import ArtifactError, UsageError
 from compress.core.machine import require
+from compress.kit.ship.sigstack import own_signal_stack
 
 Precision = Literal["float32", "bf16"]
 Shape = tuple[int, ...]
@@ -123,8 +124,9 @@ class OpenVinoRunner:
         if not self._wanted.compatible(self._openvino.PartialShape(list(image.shape))):
             raise self._unfit(image)
         try:
-            request = self._request(image.shape)
-            request.infer([np.ascontiguousarray(image)], share_inputs=True)
+            with own_signal_stack():
+                request = self._request(image.shape)
+                request.infer([np.ascontiguousarray(image)], share_inputs=True)
         except RuntimeError as error:
             raise self._unfit(image, f"OpenVINO says: {_said(error)}") from error
         return np.array(request.get_output_tensor(self._output).data, np.float32)
@@ -158,9 +160,10 @@ class OpenVinoRunner:
 
     def close(self) -> None:
         """Free the compiled graphs."""
-        self._requests.clear()
-        self._compiled.clear()
-        del self._model, self._core
+        with own_signal_stack():
+            self._requests.clear()
+            self._compiled.clear()
+            del self._model, self._core
 
 
 def _layers(compiled: Any) -> dict[str, int]:
