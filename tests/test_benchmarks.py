@@ -165,6 +165,7 @@ def test_both_targets_in_one_run_give_the_same_quality_and_rows_as_json(store, c
     assert values["cpu", "size"].value != values["torch", "size"].value == store.get("tiny").bytes
 
 
+@pytest.mark.slow
 def test_every_model_is_compared_with_the_network_it_came_from(store, capsys):
     tiny = store.get("tiny")
     graph = onnx.load(TARGETS.get("cpu").prepare(store, tiny))

@@ -115,6 +115,7 @@ def compare(capsys, store, page, folder, tries):
             assert nearly(PIL.Image.open(found), PIL.Image.open(wanted)), f"{told} {kind}"
 
 
+@pytest.mark.slow
 @needs_chromium
 @needs_exports
 def test_a_network_in_the_page_draws_what_apply_draws(tmp_path, capsys):

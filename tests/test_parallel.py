@@ -26,6 +26,7 @@ def train(root, *extra):
     return [entry["loss"] for entry in json.loads((store.folder(artifact) / HISTORY).read_text())["steps"]]
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_loss_of_one(tmp_path):
     one = train(tmp_path / "one")
     two = train(tmp_path / "two", "--devices", "2")

@@ -64,7 +64,16 @@ def graph_of(store, artifact):
     return onnx.load(store.folder(artifact) / "model.onnx")
 
 
-@pytest.mark.parametrize(("dtype", "shrink"), [("int8w", 3.3), ("int4w", 5.5), ("float16", 1.9), ("bfloat16", 1.9)])
+@pytest.mark.parametrize(
+    ("dtype", "shrink"),
+    [
+        ("int8w", 3.3),
+        *(
+            pytest.param(*form, marks=pytest.mark.slow)
+            for form in (("int4w", 5.5), ("float16", 1.9), ("bfloat16", 1.9))
+        ),
+    ],
+)
 def test_weights_alone_need_no_photos_and_shrink_the_file(store, masks, dtype, shrink):
     assert run("quantize", "--model", "net", "--dtype", dtype, "--store", store.root, "--data", masks, *QUICK) == 0
     artifact = made(store, f"net-{dtype}")
@@ -132,6 +141,7 @@ def test_the_calibration_is_found_again(store, masks, capsys):
     assert "3 photos seen before" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_loss_that_may_not_rise_keeps_layers_in_float(store, masks):
     # a limit no rounding holds: everything the search has goes back to float, and the command says it failed
     assert run("quantize", "--model", "net", "--store", store.root, "--data", masks, *QUICK, "--tune", "none",

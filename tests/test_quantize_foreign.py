@@ -62,7 +62,9 @@ def quantized(path, tmp_path):
     return store.folder(child) / "model.onnx", child
 
 
-@pytest.mark.parametrize("opset", [9, 11, 13, 17, 18, 21, 22])
+@pytest.mark.parametrize(
+    "opset", [9, 13, 22, *(pytest.param(opset, marks=pytest.mark.slow) for opset in (11, 17, 18, 21))]
+)
 def test_every_operator_set_is_quantized_and_keeps_its_free_sides(tmp_path, opset):
     path = tmp_path / "theirs.onnx"
     onnx.save(network(opset), path)

@@ -59,7 +59,8 @@ def test_interrupt_exits_130_and_keeps_the_checkpoint(tmp_path):
     assert list(tmp_path.glob("runs/*/checkpoint.pt"))
 
 
-@pytest.mark.parametrize("limit", [1_000_000, 8_000_000])  # at the weights or at the checkpoint, whichever comes first
+# at the weights or at the checkpoint, whichever comes first
+@pytest.mark.parametrize("limit", [1_000_000, pytest.param(8_000_000, marks=pytest.mark.slow)])
 def test_disk_that_takes_no_more_is_one_line_and_nothing_half_written(tmp_path, limit):
     def small_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
