@@ -218,3 +218,29 @@ def test_a_dry_run_makes_nothing(store, capsys):
 def test_a_teacher_that_was_never_trained_says_how(tmp_path):
     with pytest.raises(ArtifactError, match="compress train --teacher u2net_big"):
         run("distill", "--teacher", "u2net_big", "--store", tmp_path)
+
+
+def test_a_users_own_teacher_and_student_need_nothing_of_ours(store, tmp_path, monkeypatch):
+    """The lines of the README: two functions in a package, and the weights of one."""
+    package = tmp_path / "theirnets"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "nets.py").write_text(
+        "from torch import nn\n"
+        "def net(width):\n"
+        "    return nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, 1, 1))\n"
+        "def teacher():\n    return net(8)\n"
+        "def student():\n    return net(4)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    from theirnets.nets import teacher
+
+    torch.manual_seed(1)
+    torch.save(teacher().state_dict(), tmp_path / "teacher.pth")
+    data = store.get("teacher").options["data"][0]
+    line = ("--teacher", "theirnets.nets:teacher", "--weights", tmp_path / "teacher.pth", "--data", data)
+    made = distil(store, *line, student="theirnets.nets:student")
+    assert (made.kind, made.network, made.name) == ("student", "theirnets.nets:student", "nets-student-T2")
+    assert store.get(made.teacher).network == "theirnets.nets:teacher"
+    assert load_module(store, made)(torch.zeros(1, 3, 16, 16))[0].shape == (1, 1, 16, 16)

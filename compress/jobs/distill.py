@@ -184,7 +184,7 @@ def _perceptor(options: Distilling, recipe: Recipe) -> Any:
 
 
 def _name(learner: Learner, recipe: Recipe, task: Task, temperature: float) -> str:
-    base = learner.parent.name if learner.parent else learner.network.name
+    base = learner.parent.name if learner.parent else learner.network.name.rpartition(".")[2].replace(":", "-")
     how = "" if recipe.name == default_recipe(task.name) else f"-{recipe.name.rpartition('/')[2].removesuffix('.toml')}"
     return f"{base}{how}-T{temperature:g}" if recipe.tempered else f"{base}{how or '-distilled'}"
 

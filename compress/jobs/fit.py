@@ -207,7 +207,7 @@ def _publish(
     module = loop.result.eval()
     artifact = planned.artifact(
         name=name,
-        kind=kind_of(network.name),
+        kind="student" if planned.teacher else kind_of(network.name),
         task=task.name,
         network=network.name,
         network_options=network_options,
