@@ -150,12 +150,16 @@ class Store:
         whole = with_files(artifact, draft)
         whole = replace(whole, id=_id(whole))
         (draft / MANIFEST).write_text(json.dumps(to_json(whole), indent=1), encoding="utf-8")
+        self.place(draft, whole)
+        return whole
+
+    def place(self, draft: Path, whole: Artifact) -> None:
+        """Rename a draft that holds everything, its manifest too, to where the artifact belongs."""
         for path in draft.rglob("*"):
             flush(path)
         draft.chmod(0o777 & ~umask())
         draft.rename(self.folder(whole))
         flush(self.root)
-        return whole
 
     def add_rows(self, rows: Iterable[Row]) -> None:
         """Append measured rows."""

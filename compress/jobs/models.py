@@ -17,6 +17,7 @@ from compress.formats import FORMATS
 from compress.formats.base import Runner
 from compress.formats.onnx import Onnx
 from compress.formats.safetensors import Safetensors
+from compress.jobs.shipped import FIRST, bring, shipped_names
 from compress.kit.images import prepare
 from compress.kit.infer import at_size
 from compress.kit.ship.parity import check_parity
@@ -29,20 +30,31 @@ if TYPE_CHECKING:
     from compress.jobs.foreign import Reading
 
 
-def pick(store: Store, reference: str, *, wanted: str = "artifact", reading: Reading | None = None,
-         **fields: str | tuple[str, ...]) -> Artifact:  # fmt: skip
+def pick(
+    store: Store,
+    reference: str,
+    *,
+    wanted: str = "artifact",
+    reading: Reading | None = None,
+    shipped: bool = False,
+    **fields: str | tuple[str, ...],
+) -> Artifact:
     """Return the artifact meant by ``reference`` and say which it is.
 
     Args:
         store: Where to look.
-        reference: Id, id prefix, name, folder of an artifact, an .onnx file or package.module:function that builds a
-            network (both imported on the way), or "" for the newest artifact whose fields are as given.
+        reference: Id, id prefix, name, folder of an artifact, a network that comes with the package, an .onnx file or
+            package.module:function that builds a network (both imported on the way), or "" for the newest artifact
+            whose fields are as given.
         wanted: What to call it when there is none.
         reading: How to read a foreign file; the task's own preprocessing when None.
+        shipped: Whether "" may be the network that comes with the package, where the store has nothing.
         fields: What the newest must be when nothing is named.
     """
     if not reference:
-        artifact = store.newest(wanted, **fields)
+        artifact = bring(store, FIRST) if shipped and not store.artifacts() else store.newest(wanted, **fields)
+    elif reference in shipped_names() and reference not in {known.name for known in store.artifacts()}:
+        artifact = bring(store, reference)
     elif reference.endswith(".onnx"):
         from compress.jobs.foreign import Reading, import_onnx
 

@@ -41,7 +41,7 @@ def run(
 
     files = _files(photos)
     store = Store(options.store)
-    artifact = pick(store, options.model)
+    artifact = pick(store, options.model, shipped=True)
     task, spec = TASKS.get(artifact.task), input_at(artifact, options.size)
     if options.dry_run:
         print(f"would run {artifact.id} on {len(files)} photos and write to {options.out}")

@@ -47,7 +47,9 @@ def run(
     from compress.jobs.models import pick
 
     store = Store(options.store)
-    artifacts = list({artifact.id: artifact for artifact in (pick(store, model) for model in models or ("",))}.values())
+    artifacts = list(
+        {artifact.id: artifact for artifact in (pick(store, model, shipped=True) for model in models or ("",))}.values()
+    )
     # what can't be is said before minutes of exporting
     for artifact in artifacts:
         check_drawn(artifact)
