@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 WEB := benchmarks/web
 
-.PHONY: setup setup-browser demo test test-all check bench format clean
+.PHONY: setup setup-browser demo results test test-all check bench format clean
 
 setup: $(VENV)/.ready $(WEB)/node_modules/.ready
 
@@ -24,11 +24,15 @@ $(WEB)/node_modules/.ready: $(WEB)/package.json $(WEB)/package-lock.json $(VENV)
 	$(NPM) ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	touch $@
 
-# Browsers for the web targets and their tests, and what lets Firefox draw WebGL without a screen; Debian only
+# Browsers for the web targets and their tests, what lets Firefox draw WebGL without a screen, and, where it can be had,
+# what imitates a processor without VNNI; Debian only
 setup-browser:
 	command -v chromium >/dev/null && command -v firefox-esr >/dev/null && command -v Xvfb >/dev/null || \
 	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends \
 	  chromium firefox-esr xvfb libegl1 libgl1-mesa-dri; }
+	command -v qemu-x86_64-static >/dev/null || \
+	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends qemu-user-static; } || \
+	echo "no qemu-user-static: the test on a processor without VNNI is skipped"
 
 # The main job on the built-in data set: make demo, or make demo TASK=retouch|segmentation|membrane|color.
 # Each line is a command of the README; a finished stage is found, not redone.
@@ -57,6 +61,14 @@ demo: setup
 	$(BIN)/benchmarks run --target cpu $(DEMO)
 	$(BIN)/reports build $(DEMO)
 
+# The table of distillation: about a working day on 2 idle cores, in as many sittings as you like; what is made is found.
+# RESULTS="--only membrane" makes a part, RESULTS=--list tells what there is to do.
+# torchdistill, a peer, is taken without its dependencies: its losses need none of them, and torchvision is big
+RESULTS :=
+results: setup
+	$(BIN)/python -m pip install --quiet --no-deps torchdistill==1.1.5
+	$(BIN)/python -m benchmarks.results --store artifacts/results --out artifacts/results/results.md $(RESULTS)
+
 test: setup
 	$(NPM) test --silent
 	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m "not slow"
@@ -75,6 +87,7 @@ check: setup
 bench: setup
 	$(BIN)/python -m benchmarks.loop
 	$(BIN)/python -m benchmarks.shards
+	$(BIN)/python -m benchmarks.distilling
 
 format: setup
 	$(BIN)/ruff check --fix .

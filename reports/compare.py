@@ -127,7 +127,7 @@ def compare(frame: pd.DataFrame, scored: pd.DataFrame, artifacts: Sequence[Artif
     targets = target_order(scored if len(scored) else frame)
     targets += [target for target in target_order(frame) if target not in targets]
     table = wide(pd.concat([frame[frame["group"] == "static"], scored]), targets)
-    losses = _losses(scored, targets)
+    losses = losses_of(scored, targets)
     settings = settings_of(frame)
     sizes = {a.id: _known(table, a.id, "size") or float(a.bytes) for a in (*artifacts, teacher)}
     reasons = _reasons(frame)
@@ -140,7 +140,7 @@ def compare(frame: pd.DataFrame, scored: pd.DataFrame, artifacts: Sequence[Artif
             size_ratio=sizes[teacher.id] / sizes[artifact.id],
             values=_born(artifact) | _values(table, artifact.id),
             loss_target=losses[artifact.id]["target"] if artifact.id in losses else "",
-            change=_change(losses, artifact, teacher),
+            change=change_of(losses, artifact, teacher),
             speeds={s: speed for s in settings if (speed := _speed(within(frame, s), artifact.id, teacher.id))},
             thesis=thesis_of(artifact, known),
             failures=reasons.get(artifact.id, {}),
@@ -180,7 +180,7 @@ def _known(table: pd.DataFrame, artifact: str, column: str) -> float | None:
     return None if pd.isna(value) else float(value)
 
 
-def _losses(scored: pd.DataFrame, targets: Sequence[str]) -> dict[str, dict[str, Any]]:
+def losses_of(scored: pd.DataFrame, targets: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The loss row that is shown of each model: on the first target that has one."""
     rows = newest(scored[scored["quantity"] == "loss"])
     rank = rows["target"].map({target: position for position, target in enumerate(targets)})
@@ -188,7 +188,11 @@ def _losses(scored: pd.DataFrame, targets: Sequence[str]) -> dict[str, dict[str,
     return {str(record["artifact"]): _plain(record) for _, record in first.iterrows()}
 
 
-def _change(losses: Mapping[str, dict[str, Any]], artifact: Artifact, teacher: Artifact) -> Interval | None:
+def change_of(losses: Mapping[str, dict[str, Any]], artifact: Artifact, teacher: Artifact) -> Interval | None:
+    """Relative change of the loss against the teacher's, paired over images where both rows have them; else None.
+
+    losses: as ``losses_of`` gives them.
+    """
     if artifact.id == teacher.id or artifact.id not in losses or teacher.id not in losses:
         return None
     mine, theirs = losses[artifact.id], losses[teacher.id]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from compress.core.types import Artifact
+from reports.recipes import recipe_name
 
 Role = Literal["teacher", "train", "quantize", "distill", "prune", "other"]
 ROLES: dict[Role, str] = {
@@ -124,7 +125,7 @@ def describe(artifact: Artifact, teacher: Artifact, known: Mapping[str, Artifact
         words = f"learned from {learned.name if learned else 'a teacher no longer here'}"
         words += (
             f", T\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{artifact.options['temperature']:g}"
-            if "temperature" in artifact.options
+            if artifact.options.get("temperature") is not None
             else ""
         )
     elif artifact.format == "tfjs" and not words:
@@ -141,7 +142,9 @@ def command_of(artifact: Artifact) -> str:
     if artifact.teacher:
         options["teacher"] = artifact.teacher
     if artifact.parent:
-        options["model"] = artifact.parent
+        options["student" if artifact.method == "distill" else "model"] = artifact.parent
+    if artifact.method == "distill":
+        options |= _of_distill(artifact)
     if options.get("steps") is not None:
         options.pop("epochs", None)  # they exclude each other, and the steps are what was settled
     words = ["compress", artifact.method]
@@ -151,6 +154,22 @@ def command_of(artifact: Artifact) -> str:
     for name, value in options.items():
         words += _flag(_FLAGS.get(name, name.replace("_", "-")), value)
     return shlex.join(words)
+
+
+def _of_distill(artifact: Artifact) -> dict[str, Any]:
+    """Flags of distillation whose values a manifest keeps otherwise; what it only knows by hash is left to fill in."""
+    options = artifact.options
+    recipe, taps, folders = options.get("recipe"), options.get("taps"), options.get("unlabelled")
+    found: dict[str, Any] = {}
+    if isinstance(recipe, Mapping):
+        found["recipe"] = recipe_name(recipe, artifact.task) or "FILE.toml"
+    if isinstance(taps, Mapping):
+        found["taps"] = [f"{mine}={theirs}" for mine, theirs in taps.items()]
+    if isinstance(folders, int):
+        found["unlabelled"] = ["DIR"] * folders
+    if options.get("perceptor"):
+        found["perceptor"] = "FILE"
+    return found
 
 
 def _flag(name: str, value: Any) -> list[str]:

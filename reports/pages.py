@@ -11,14 +11,18 @@ import pandas as pd
 from compress.core.store import Store
 from compress.core.types import Artifact, Better, Machine, Row
 from reports import words
+from reports.chains import chains_of
 from reports.compare import Line, Setting, compare, settings_of, target_order, within
+from reports.distilled import Distilled, distilled_of
 from reports.finding import finding, remarks, warnings
 from reports.frame import DATASET, newest, tidy
 from reports.lineage import ordered, teacher_of
 from reports.parity import Parity, parity_of
 from reports.pictures import Strip, strip_of
 from reports.provenance import Data, Machines, Made, Run, data_of, made_of, runs_of, when
+from reports.pruned import Pruned, pruned_of, told_notes
 from reports.quantized import Quantized, quantized_of, without_told
+from reports.scores import Scores
 from reports.speeds import speed, with_failed
 from reports.tables import Table, by_target, comparison
 from reports.web import Web, storage_note, web_of
@@ -70,6 +74,9 @@ class Section:
     speeds: tuple[Speeds, ...]
     parity: Parity | None
     web: Web | None
+    distilled: Distilled | None
+    pruned: Pruned | None
+    chains: Table | None
     quantized: Quantized | None
     runs: tuple[Run, ...]
     made: tuple[Made, ...]
@@ -128,6 +135,7 @@ def _section(store: Store, task: str, members: Sequence[Artifact], teacher: Arti
     shown = ordered(shown, teacher, known)
     blocks = _blocks(store, task, frame, shown, teacher, known)
     lines = compare(frame, frame.iloc[:0], shown, teacher, known)
+    chosen, scores = [a for a in members if a.id in wanted], _scores(frame, blocks[0])
     used = _used(frame, lines)
     return Section(
         task=task,
@@ -137,12 +145,28 @@ def _section(store: Store, task: str, members: Sequence[Artifact], teacher: Arti
         speeds=tuple(_speeds(frame, lines, machines)),
         parity=parity_of(frame, lines, known),
         web=web_of(frame, lines, machines),
+        distilled=distilled_of(chosen, known, scores),
+        pruned=pruned_of(chosen, known, scores),
+        chains=chains_of(chosen, known, teacher, scores),
         quantized=quantized_of(lines),
         runs=tuple(runs_of(frame[frame["run"].isin(used)], machines)),
-        made=tuple(made_of(without_told(artifact), known, machines) for artifact in shown),
+        made=tuple(made_of(_untold(artifact), known, machines) for artifact in shown),
         data=tuple(data_of(newest(frame), shown)),
         unmeasured=tuple(a.name for a in members if a.id in wanted and a not in shown),
     )
+
+
+def _scores(frame: pd.DataFrame, block: Block) -> Scores:
+    """Losses on the data set of the page's first table."""
+    quality = frame[frame["group"] == "quality"]
+    here = quality[(quality[list(DATASET)] == [block.data, block.split, block.pixels]).all(axis=1)]
+    return Scores(here, _metrics(here))
+
+
+def _untold(artifact: Artifact) -> Artifact:
+    """The artifact without the notes that sections of their own tell."""
+    plain, told = without_told(artifact), told_notes(artifact)
+    return replace(plain, notes={name: value for name, value in plain.notes.items() if name not in told})
 
 
 def _used(frame: pd.DataFrame, lines: Sequence[Line]) -> set[str]:

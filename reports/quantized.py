@@ -109,7 +109,10 @@ def _distance(notes: Mapping[str, Any]) -> Cell:
     if start is None:
         return _NONE
     qat = notes.get("qat") or {}
-    if qat.get("helped"):
+    before = (qat.get("before") or {}).get("distance")
+    if before is not None:
+        return Cell(words.tiny(start), (f"{words.tiny(before)} before training",) if qat.get("helped") else ())
+    if qat.get("helped"):  # older manifests tell the distance of the start
         return Cell(words.tiny(qat["best_distance"]), (f"{words.tiny(qat['start_distance'])} before training",))
     return Cell(words.tiny(start))
 
@@ -119,7 +122,8 @@ def _loss(notes: Mapping[str, Any]) -> Cell:
     if change is None:
         return _NONE
     limit = (notes.get("widened") or {}).get("limit")
-    said = ["before training"] if (notes.get("qat") or {}).get("helped") else []
+    qat = notes.get("qat") or {}
+    said = ["before training"] if qat.get("helped") and not qat.get("before") else []
     said += [f"limit {share(limit)}"] if limit is not None else []
     return Cell(share(change), tuple(said), bad=limit is not None and not change <= limit)
 

@@ -8,6 +8,7 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jinja2
@@ -17,12 +18,14 @@ from compress.core.store import Store
 from compress.core.types import Artifact, Row
 from compress.core.whole import write_whole, written_whole
 from reports import provenance, words
+from reports.channels_plot import draw_kept
 from reports.compare import Setting
 from reports.export import long_table
-from reports.pages import Block, Page, page_of
+from reports.pages import Block, Page, Section, page_of
 from reports.pictures import draw
 from reports.plots import DARK, LIGHT, Point, scatter
-from reports.sensitivity_plot import Costs, draw_costs
+from reports.sensitivity_plot import draw_costs
+from reports.temperature_plot import draw_sweep
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,15 @@ class Plot:
     dark: str
     width: int = 1120
     height: int = 820
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A plot to be: what it shows in words, width and height in pixels, what paints it into a file in given colours."""
+
+    alt: str
+    pixels: tuple[int, int]
+    paint: Callable[..., None]
 
 
 def write_report(store: Store, artifacts: Sequence[Artifact], rows: Sequence[Row], out: Path, *, title: str,
@@ -75,10 +87,9 @@ def write_report(store: Store, artifacts: Sequence[Artifact], rows: Sequence[Row
             png.append(out / strips[block.anchor])
             with written_whole(png[-1]) as temporary:
                 draw(block.strip, temporary)
-    for detail in (each for section in page.sections if section.quantized for each in section.quantized.details):
-        if detail.costs is not None:
-            name = f"layer_cost-{safe(detail.name)}-{safe(detail.artifact)}.png"
-            plots[detail.anchor] = [_costs_plot(detail.costs, out / name)]
+    for section in page.sections:
+        for anchor, name, drawing in _drawings(section):
+            plots[anchor] = [_drawn(drawing, out / name)]
             png.append(out / name)
     written = Written(out / "index.html", out / "report.md", out / "report.csv", tuple(png))
     write_whole(written.csv, long_table(page).to_csv(index=False))
@@ -155,9 +166,24 @@ def _plot(points: Sequence[Point], path: Path, *, xlabel: str, title: str) -> Pl
     return Plot(path.name, f"{title.replace(chr(10), ', ')}. {xlabel}. {told}.", light, dark)
 
 
-def _costs_plot(costs: Costs, path: Path) -> Plot:
-    light, dark = _both(path, lambda file, colors: draw_costs(costs, file, colors=colors))
-    return Plot(path.name, costs.alt, light, dark, *costs.pixels)
+def _drawings(section: Section) -> list[tuple[str, str, Drawing]]:
+    """Anchor, file name and plot of everything a section draws below its tables."""
+    sweeps = section.distilled.sweeps if section.distilled else ()
+    pruned = section.pruned.details if section.pruned else ()
+    quantized = section.quantized.details if section.quantized else ()
+    found = [(each.anchor, f"temperature-{safe(each.student)}-{safe(each.anchor[2:])}.png",
+              Drawing(each.alt, each.pixels, partial(draw_sweep, each))) for each in sweeps]  # fmt: skip
+    found += [(each.anchor, f"channels-{safe(each.name)}-{safe(each.artifact)}.png",
+               Drawing(each.kept.alt, each.kept.pixels, partial(draw_kept, each.kept))) for each in pruned]  # fmt: skip
+    found += [(each.anchor, f"layer_cost-{safe(each.name)}-{safe(each.artifact)}.png",
+               Drawing(each.costs.alt, each.costs.pixels, partial(draw_costs, each.costs)))
+              for each in quantized if each.costs]  # fmt: skip
+    return found
+
+
+def _drawn(drawing: Drawing, path: Path) -> Plot:
+    light, dark = _both(path, lambda file, colors: drawing.paint(file, colors=colors))
+    return Plot(path.name, drawing.alt, light, dark, *drawing.pixels)
 
 
 def _both(path: Path, paint: Callable[[Path, dict[str, str]], None]) -> tuple[str, str]:

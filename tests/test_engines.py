@@ -286,8 +286,8 @@ def test_what_cannot_be_quantized_is_refused(case, engine, tmp_path):
 @both
 def test_a_missing_package_is_named_with_the_line_that_installs_it(case, engine, tmp_path, monkeypatch):
     made = case("plain")
-    monkeypatch.setitem(machine.EXTRAS, "inc", "no_such_package")
-    with pytest.raises(MissingExtraError, match=r"image-compress\[inc\]"):
+    monkeypatch.setitem(machine.EXTRAS, engine, "no_such_package")
+    with pytest.raises(MissingExtraError, match=rf"'{engine}' \(no_such_package.*\n?.*image-compress\[{engine}\]"):
         ENGINES[engine](made.source, tmp_path / "a.onnx", feeds(made.source, made.images))
 
 

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from compress.core.machine import cpu_flags
 from compress.kit.quant.fakequant import FakeQuant, round_channels, round_map
 from compress.kit.quant.insert import insert
+from compress.kit.quant.latent import latent, with_latent_weights
 from compress.kit.quant.plan import Choice, Grid, Plan, Rounded
 from compress.kit.quant.torchgraph import TorchGraph
 from compress.kit.quant.weights import quantize_channels
@@ -157,18 +158,6 @@ def assert_steps(integers, found, grid):
     assert (apart > 0).mean() <= 1e-3
 
 
-def with_zero_points(deployed):
-    """The same file with the zero points spelled out that ONNX Runtime wants to see before it takes QGemm."""
-    spelled = copy.deepcopy(deployed)
-    for node in spelled.graph.node:
-        stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in spelled.graph.initializer}
-        if node.op_type == "DequantizeLinear" and len(node.input) == 2:
-            zero = np.zeros(stored[node.input[1]].shape, stored[node.input[0]].dtype)
-            node.input.append(f"{node.output[0]}_zero")
-            spelled.graph.initializer.append(numpy_helper.from_array(zero, node.input[2]))
-    return spelled
-
-
 @exact
 def test_a_matrix_product_in_onnx_runtime_is_exact_integers_too(tmp_path):
     stored = {"shape": np.asarray([-1, 24], np.int64), "w": noise(24, 7), "b": noise(7, seed=1),
@@ -178,7 +167,7 @@ def test_a_matrix_product_in_onnx_runtime_is_exact_integers_too(tmp_path):
     grids = {name: Grid.over(*pair) for name, pair in {"r": (-3, 3), "a": (-14, 15), "y": (-41, 39)}.items()}
     plan = plan_of(model, grids, {"n_r": "float32"})
     fake = FakeQuant(model, plan).eval()
-    deployed = with_zero_points(insert(fake.graph(), fake.plan()))
+    deployed = insert(fake.graph(), fake.plan())
     assert {"QGemm", "QLinearMatMul"} <= set(kernels_of(deployed, tmp_path))
     image = noise(200, 3, 8, 8)
     maps = dict(zip("ray", integers_of(deployed, image), strict=True))
@@ -188,6 +177,38 @@ def test_a_matrix_product_in_onnx_runtime_is_exact_integers_too(tmp_path):
         np.testing.assert_array_equal(maps[target], requantized(sums, grids[source], scale, grids[target]))
     for name, found in zip("ray", fake(torch.from_numpy(image), list("ray")), strict=True):
         assert_steps(maps[name], found, grids[name])
+
+
+@pytest.mark.parametrize("form", ["int8", "int4"])
+@pytest.mark.parametrize("turned", [0, 1])
+@pytest.mark.parametrize("biased", [True, False])
+def test_gemm_runs_in_integers_whatever_its_form(tmp_path, form, turned, biased):
+    shape = (7, 24) if turned else (24, 7)
+    stored = {"shape": np.asarray([-1, 24], np.int64), "w": noise(*shape), "b": noise(7, seed=1)}
+    nodes = [
+        ("Reshape", ["x", "shape"], "r", {}),
+        ("Gemm", ["r", "w", "b"][: 3 if biased else 2], "y", {"transB": turned}),
+    ]
+    model = model_of(nodes, stored if biased else {k: v for k, v in stored.items() if k != "b"}, 3)
+    plan = plan_of(model, {"r": Grid.over(-3, 3), "y": Grid.over(-14, 15)}, {"n_r": "float32", "n_y": form})
+    deployed = insert(model, plan)
+    assert "QGemm" in kernels_of(deployed, tmp_path)
+    assert "Gemm" not in kernels_of(deployed, tmp_path)
+    image = np.clip(noise(50, 3, 8, 8), -2.9, 2.9)
+    fake = FakeQuant(model, plan).eval()
+    (found,) = session_of(deployed, "ORT_DISABLE_ALL").run(None, {"x": image})  # as the standard defines it, in float
+    np.testing.assert_allclose(found, fake(torch.from_numpy(image)).detach().numpy(), atol=29 / 255 * 1.01)
+    quick = session_of(deployed).run(None, {"x": image})[0]
+    assert (np.abs(quick - found) > 1e-6).mean() < (0.01 if EXACT else 0.5)
+
+
+def test_convolutions_keep_their_kernels_and_their_bytes(tmp_path):
+    stored = {"w": noise(8, 4, 3, 3), "b": noise(8, seed=1)}
+    model = model_of([("Conv", ["x", "w", "b"], "y", {"pads": [1] * 4})], stored, 4)
+    deployed = insert(model, plan_of(model, {"x": Grid.over(-3, 3), "y": Grid.over(-20, 20)}))
+    assert "QLinearConv" in kernels_of(deployed, tmp_path)
+    decoders = [node for node in deployed.graph.node if node.op_type == "DequantizeLinear"]
+    assert sorted(len(node.input) for node in decoders) == [2, 2, 3, 3]  # weights and bias name no zero points
 
 
 @exact
@@ -363,6 +384,51 @@ def test_the_state_restores_weights_grids_and_the_count_of_passes():
     assert second.plan().maps == first.plan().maps != plan.maps
     assert second.graph().SerializeToString() == first.graph().SerializeToString()
     assert int(second.passes) == 1
+
+
+def learned(weight, axis=0, seed=3):
+    """Rounding that went up or down against the nearest at every third weight, but at the largest of each channel."""
+    plain = quantize_channels(weight, axis)
+    shape = [-1 if each == axis else 1 for each in range(weight.ndim)]
+    steps = weight.astype(np.float64) / plain.scales.astype(np.float64).reshape(shape)
+    other = np.where(steps > plain.integers, plain.integers + 1, plain.integers - 1).clip(-127, 127)
+    chosen = (np.random.default_rng(seed).random(weight.shape) < 1 / 3) & (np.abs(plain.integers) < 127)
+    return Rounded(np.where(chosen, other, plain.integers).astype(np.int8), plain.scales)
+
+
+def test_training_starts_from_the_learned_rounding_and_can_leave_it():
+    model, plan, stored = convolution({})
+    known = learned(stored["w"])
+    assert (known.integers != quantize_channels(stored["w"], 0).integers).mean() > 0.2
+    whole = Plan(plan.layers, plan.maps, rounded={"n_y": known})
+    fake = FakeQuant(model, whole).eval()
+    assert fake.plan().rounded == {}  # as they move they are rounded to the nearest
+    assert insert(fake.graph(), fake.plan()) == insert(model, whole)
+    (at_start,) = [p for p in fake.parameters() if p.shape == stored["w"].shape]
+    moved = np.abs(at_start.detach().numpy() - stored["w"]) / known.scales.reshape(-1, 1, 1, 1)
+    assert moved.max() < 1  # of a step: no further than past the border
+    nearest = known.integers == quantize_channels(stored["w"], 0).integers
+    assert moved[nearest].max() < 0.002
+    steps = at_start.detach().numpy() / known.scales.reshape(-1, 1, 1, 1)
+    assert np.abs(np.abs(steps - known.integers) - 0.499)[~nearest].max() < 1e-3  # a little step back turns them over
+
+
+def test_rounding_whose_scale_would_move_is_rounded_to_the_nearest():
+    weight = noise(6, 4, 3, 3)
+    plain = quantize_channels(weight, 0)
+    integers = plain.integers.copy()
+    integers[2][np.abs(integers[2]) == 127] = 100  # the largest of this channel is gone, and with it the scale
+    found = latent(weight, Rounded(integers, plain.scales), 0)
+    assert np.array_equal(found[2], weight[2])
+    assert np.array_equal(quantize_channels(found, 0).integers[:2], integers[:2])
+
+
+@pytest.mark.parametrize("more", [{"safe_weights": True}, {"form": "int4"}])
+def test_other_forms_of_weights_are_left_alone(more):
+    model, plan, stored = convolution({})
+    layers = {"n_y": Choice(more.get("form", "int8"), "")}
+    plan = Plan(layers, plan.maps, rounded={"n_y": learned(stored["w"])}, safe_weights="safe_weights" in more)
+    assert with_latent_weights(model, plan).SerializeToString() == model.SerializeToString()
 
 
 def test_weights_rounded_beforehand_are_rounded_anew_and_leave_the_plan():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -373,6 +374,26 @@ def test_onnx_runtime_on_this_machine_is_exact_or_saturates_as_emulated(tmp_path
         )
         assert not agree(exact, cut)
         assert agree(found, exact) != agree(found, cut)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("works", [True, False])
+def test_setting_up_asks_for_a_processor_without_vnni_and_does_without(tmp_path, works):
+    """With browsers there and apt failing or not, ``make setup-browser`` comes through."""
+    for name in ("chromium", "firefox-esr", "Xvfb", "apt-get"):
+        path = tmp_path / name
+        fails = name == "apt-get" and not works
+        path.write_text(f'#!/bin/sh\necho "$0 $@" >> {tmp_path}/asked\nexit {int(fails)}\n')
+        path.chmod(0o755)
+    for name in ("sh", "echo", "cat"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    root = Path(__file__).parents[1]
+    done = subprocess.run([shutil.which("make"), "-C", root, "setup-browser"], env={"PATH": str(tmp_path)},
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    asked = (tmp_path / "asked").read_text()
+    assert ("install -y -qq --no-install-recommends qemu-user-static" in asked) is works
+    assert ("\nno qemu-user-static" in done.stdout) is not works
 
 
 @pytest.mark.skipif(QEMU is None, reason="qemu-user is not installed")

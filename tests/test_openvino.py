@@ -251,8 +251,9 @@ print([name for name in ("torch", "onnx", "onnxruntime") if name in sys.modules]
 
 
 @needs_openvino
+@pytest.mark.parametrize("shape", [None, (1, 3, 32, 32)])
 @pytest.mark.parametrize("closed", [True, False])
-def test_two_runners_freed_in_turn_leave_a_process_that_survives_the_end_of_a_child(closed, float32):
+def test_two_runners_freed_in_turn_leave_a_process_that_survives_the_end_of_a_child(closed, shape, float32):
     """OpenVINO leaves the freed signal stack of the first behind: the next signal was a segmentation fault."""
     close = "first.close(); second.close()" if closed else "del first; gc.collect(); del second; gc.collect()"
     code = f"""
@@ -263,8 +264,8 @@ from compress.kit.ship.openvino import OpenVinoRunner
 import faulthandler; faulthandler.enable()
 signal.signal(signal.SIGCHLD, lambda *_: None)  # as torch's loaders do
 image = np.zeros((1, 3, 32, 32), np.float32)
-first = OpenVinoRunner(Path({str(float32)!r}), threads=1); first(image)
-second = OpenVinoRunner(Path({str(float32)!r}), threads=1); second(image)
+first = OpenVinoRunner(Path({str(float32)!r}), threads=1, shape={shape}); first(image)
+second = OpenVinoRunner(Path({str(float32)!r}), threads=1, shape={shape}); second(image)
 {close}
 subprocess.run([sys.executable, "-c", ""])
 print("alive")

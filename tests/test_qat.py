@@ -25,7 +25,8 @@ from compress.core.store import HISTORY, Store
 from compress.formats.onnx import OnnxRunner
 from compress.jobs.guard import Guard
 from compress.jobs.picturelesson import raw_output
-from compress.jobs.selection import Judged
+from compress.jobs.selection import Judged, Selection
+from compress.kit.data.sets import Subset, spread_indices
 from compress.kit.images import prepare
 from compress.kit.quant.fakequant import FakeQuant
 from compress.kit.quant.plan import Choice, Grid, Plan
@@ -152,6 +153,45 @@ def test_training_brings_four_bits_nearer_to_the_original_and_the_manifest_tells
     wanted = pictures(file_of(tmp_path, parent), images)
     trained, rounded = (pictures(file_of(tmp_path, each), images) for each in (artifact, quantized))
     assert np.abs(trained - wanted).mean() < 0.9 * np.abs(rounded - wanted).mean()
+
+
+def free_network(path):
+    """The same network, for images of any size."""
+    model = onnx.load(network_file(path))
+    for value in (*model.graph.input, *model.graph.output):
+        for axis, name in ((2, "height"), (3, "width")):
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+    onnx.save(model, path)
+    return path
+
+
+def test_the_distance_in_the_manifest_is_that_of_what_ships_at_its_own_size(tmp_path, masks, monkeypatch):
+    network, looks = free_network(tmp_path / "net.onnx"), []
+    judge = Selection.judge
+
+    def seen(self, graph, plan):
+        looks.append((self.spec.height, judge(self, graph, plan)))
+        return looks[-1][1]
+
+    monkeypatch.setattr(Selection, "judge", seen)
+    more = ["--dtype", "int4", "--steps", 6, "--lr", 1e-3, "--validate-every", 3, "--size", SIDE]
+    assert qat(network, masks, tmp_path / "store", *more) == 0
+    artifact = made(tmp_path / "store")
+    own = artifact.input.height
+    assert own != SIDE
+    sizes = [size for size, _ in looks]
+    assert sizes == [own, SIDE, SIDE, SIDE, own]  # the start's settings; three looks; what ships
+    notes = artifact.notes["quantization"]
+    assert notes["qat"]["before"]["distance"] == looks[0][1].distance
+    assert notes["distance"] == looks[-1][1].distance
+    parent = Store(tmp_path / "store").get(artifact.parent)
+    data = TASKS.get(artifact.task).open([str(masks)], "val", seed=0)
+    kept = Subset(data, spread_indices(len(data), 2))
+    beside = Selection(TASKS.get(artifact.task), kept, artifact.input, OnnxRunner, file_of(tmp_path / "store", parent))
+    shipped = beside.judge_file(file_of(tmp_path / "store", artifact))
+    assert notes["distance"] == pytest.approx(shipped.distance, rel=1e-6)
+    change = np.mean(shipped.losses) / np.mean(beside.original.losses) - 1
+    assert notes["selection_loss_increase"] == pytest.approx(change, rel=1e-5)
 
 
 def test_a_broken_off_run_is_resumed_bit_for_bit(tmp_path, network, masks, monkeypatch):

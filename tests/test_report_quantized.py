@@ -204,6 +204,14 @@ def test_trained_models_show_the_distance_they_ship_with(tmp_path, helped) -> No
     assert ("that of step 540 was taken" if helped else "did not help") in section_of(page)
 
 
+def test_trained_models_tell_what_ships_and_what_it_was_before(tmp_path) -> None:
+    qat = {"steps": 600, "stopped": "", "best_step": 540, "helped": True, "start_distance": 0.02, "best_distance": 0.01,
+           "curve": [], "before": {"distance": 0.0167, "selection_loss_increase": 0.02}}  # fmt: skip
+    page = page_with(tmp_path, WHOLE | {"distance": 0.0088, "qat": qat})[2]
+    assert line_of(page)["Distance"] == ["0.00880", "0.0167 before training"]
+    assert line_of(page)["Loss"] == ["+0.04 %", "limit +0.10 %"]  # of what ships
+
+
 def test_mixed_plans_show_what_4_bits_cost(tmp_path) -> None:
     mixed = [{"four_bits": 12, "loss_increase": 0.002, "distance": 0.004}]
     notes = {key: WHOLE[key] for key in ("forms", "settings", "distance")} | {

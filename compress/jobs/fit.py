@@ -15,6 +15,7 @@ import torch
 
 from compress.core.console import log, progress
 from compress.core.errors import NoTruthError
+from compress.core.machine import keep_freed_memory
 from compress.core.networks import Network, kind_of
 from compress.core.store import HISTORY, Store, with_files
 from compress.core.types import Artifact, ImageSpec
@@ -86,6 +87,7 @@ def fit(
     Returns:
         The artifact, or None on every rank but the first.
     """
+    keep_freed_memory()
     fabric = make_fabric(device=options.device, devices=options.devices, precision=plan.precision, alone=alone)
     torch.manual_seed(options.seed)
     built_with = fitting(network_options or {}, task.network_options(data), network.build)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from compress.jobs.guard import Guard
 from compress.jobs.models import as_onnx, pick
 from compress.jobs.picturelesson import OURS, PictureLesson, rates, raw_output
 from compress.jobs.qatoptions import Refining
-from compress.jobs.selection import Selection
+from compress.jobs.selection import Selection, increase
 from compress.jobs.shrink import Desk, finish, prepared_graph
 from compress.kit.data.sets import Batches, Dataset, Subset, spread_indices
 from compress.kit.data.unpaired import is_paired
@@ -118,7 +119,8 @@ def refine(
     with store.draft() as draft:
         history = {"steps": loop.history, "validations": loop.validations}
         (draft / HISTORY).write_text(json.dumps(history), encoding="utf-8")
-        artifact = finish(store, draft, planned, desk, fake.graph(), fake.plan(), {**notes, "qat": _told(loop, guard)})
+        told = {**notes, **_trained(desk, fake, notes), "qat": {**_told(loop, guard), "before": _before(notes)}}
+        artifact = finish(store, draft, planned, desk, fake.graph(), fake.plan(), told)
     shutil.rmtree(run, ignore_errors=True)
     return artifact
 
@@ -138,7 +140,7 @@ def _train(
     player.loss = PictureLesson(loop, teacher, desk.task, options.labels, names).loss
     whole = desk.task.open(options.data, "val", seed=options.seed)
     kept = Subset(whole, spread_indices(len(whole), options.selection))
-    selection = Selection(desk.task, kept, lineage.parent.input, desk.opener(), taught)
+    selection = Selection(desk.task, kept, lineage.spec, desk.opener(), taught)
     every = options.validate_every or max(1, options.steps // _LOOKS)
     guard = Guard(fake, selection, run, loop, every, options.batch / len(data))
     _run(loop, guard, options, lineage.spec, desk.task, data)
@@ -183,6 +185,20 @@ def _raw(fake: FakeQuant, task: Task, data: Dataset, spec: ImageSpec) -> tuple[s
     if not found:
         log.warning("--labels is left out: the network does not end as those of %s do", task.name)
     return (found,) if found else ()
+
+
+def _trained(desk: Desk, fake: FakeQuant, notes: Mapping[str, Any]) -> dict[str, float]:
+    """What the notes say of the start, measured anew of what ships: at its own size, beside its parent."""
+    if not _before(notes):
+        return {}
+    selection = desk.selection()
+    found = selection.judge(fake.graph(), fake.plan())
+    change = increase(selection.original.losses, found.losses)
+    return {"distance": found.distance, "selection_loss_increase": change}
+
+
+def _before(notes: Mapping[str, Any]) -> dict[str, float]:
+    return {name: notes[name] for name in ("distance", "selection_loss_increase") if name in notes}
 
 
 def _told(loop: Loop, guard: Guard) -> dict[str, Any]:

@@ -56,7 +56,8 @@ class Refining(Making, Seen, Compute):
     safe_weights: bool = False
     """Weights that can't overflow 16 bits on processors without VNNI; costs a little accuracy."""
     size: int | None = None
-    """Pixels a side of training and calibration pictures; the network's own when not given."""
+    """Pixels a side of training and calibration pictures and at the looks in between; the network's own when not given.
+    The result is judged at the network's own."""
     force: bool = False
     """Keep a result that is not worth having, marked as rejected."""
 

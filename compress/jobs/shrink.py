@@ -126,14 +126,14 @@ class Desk:
         if self.chooser.form not in INTEGER:
             return unseen, {}
         if self.options.engine != "ort":
-            cooked, self.images = by_engine(self.options, self.chooser, photos, self._selection)
+            cooked, self.images = by_engine(self.options, self.chooser, photos, self.selection)
             return cooked, {"engine": self.options.engine, **self.chooser.styled}
         seen = calibration(self.store, self.prepared, photos, self.spec)
         self.images = seen.images
-        cooked, notes = self.chooser.choose(seen, photos, self._selection())
+        cooked, notes = self.chooser.choose(seen, photos, self.selection())
         return cooked, {**self.chooser.styled, **notes}
 
-    def _selection(self) -> Selection:
+    def selection(self) -> Selection:
         """The validation photos that settings are chosen on."""
         whole = self.task.open(self.options.data, "val", seed=self.options.seed)
         # a limit on the loss needs more photos than a distance does: losses differ from photo to photo

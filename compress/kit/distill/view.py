@@ -96,4 +96,5 @@ class View:
 
 def resized(reference: Tensor, like: Tensor) -> Tensor:
     """Bring what is learned from, (N, C, h, w), to the sides of ``like``: float32, bilinear, without gradient."""
-    return resize_like(full(reference).detach(), like)
+    told = full(reference).detach()
+    return told if told.shape[2:] == like.shape[2:] else resize_like(told, like)

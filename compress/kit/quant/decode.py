@@ -12,21 +12,28 @@ from onnx import TensorProto, helper, numpy_helper
 from compress.kit.quant.weights import Blocks, Channels, Halves
 
 _KINDS = {"float16w": TensorProto.FLOAT16, "bfloat16w": TensorProto.BFLOAT16}
+# ONNX Runtime takes QGemm only where DequantizeLinear of weights and bias names zero points, though they are all zero;
+# convolutions and MatMul don't ask for them
+SPELLED = ("Gemm",)
 Written = tuple[list[onnx.NodeProto], list[onnx.TensorProto]]
 
 
-def decode_channels(weights: Channels, name: str, *, integer: bool) -> Written:
+def decode_channels(weights: Channels, name: str, *, integer: bool, spelled: bool = False) -> Written:
     """Nodes and constants that make tensor ``name`` from int8 weights with a scale per channel.
 
     integer: whether an integer kernel reads them: it wants a DequantizeLinear right before it. A layer that computes
     in float gets Cast and Mul instead: ONNX Runtime folds those at load, but would run a DequantizeLinear every time.
+    spelled: whether that DequantizeLinear names its zero points, see ``SPELLED``.
     """
     constants = [numpy_helper.from_array(weights.integers, f"{name}/q")]
-    return _scaled(f"{name}/q", weights.scales, weights.axis, weights.integers.ndim, name, constants, integer)
+    return _scaled(f"{name}/q", weights.scales, weights.axis, weights.integers.ndim, name, constants, integer, spelled)
 
 
-def decode_blocks(weights: Blocks, name: str, *, integer: bool) -> Written:
-    """Nodes and constants that make tensor ``name`` from weights in 4 bits; runtimes fold all but the last at load."""
+def decode_blocks(weights: Blocks, name: str, *, integer: bool, spelled: bool = False) -> Written:
+    """Nodes and constants that make tensor ``name`` from weights in 4 bits; runtimes fold all but the last at load.
+
+    integer, spelled: as ``decode_channels``.
+    """
     constants = [
         _packed(f"{name}/fours", TensorProto.INT4, weights.fours),
         _packed(f"{name}/multipliers", TensorProto.UINT4, weights.multipliers),
@@ -44,7 +51,7 @@ def decode_blocks(weights: Blocks, name: str, *, integer: bool) -> Written:
         nodes.append(helper.make_node("Transpose", [last], [f"{name}/turned"], perm=order))
         last = f"{name}/turned"
     nodes.append(helper.make_node("Cast", [last], [f"{name}/q"], to=TensorProto.INT8))
-    more, further = _scaled(f"{name}/q", weights.scales, weights.axis, len(weights.shape), name, [], integer)
+    more, further = _scaled(f"{name}/q", weights.scales, weights.axis, len(weights.shape), name, [], integer, spelled)
     return [*nodes, *more], [*constants, *further]
 
 
@@ -56,11 +63,16 @@ def decode_halves(weights: Halves, name: str) -> Written:
 
 
 def _scaled(
-    source: str, scales: Any, axis: int, rank: int, name: str, constants: list[onnx.TensorProto], integer: bool
-) -> Written:
+    source: str, scales: Any, axis: int, rank: int, name: str, constants: list[onnx.TensorProto], integer: bool,
+    spelled: bool,
+) -> Written:  # fmt: skip
     if integer:
         constants.append(numpy_helper.from_array(scales, f"{name}/scale"))
-        return [helper.make_node("DequantizeLinear", [source, f"{name}/scale"], [name], axis=axis)], constants
+        inputs = [source, f"{name}/scale"]
+        if spelled:
+            constants.append(numpy_helper.from_array(np.zeros(scales.shape, np.int8), f"{name}/zero"))
+            inputs.append(f"{name}/zero")
+        return [helper.make_node("DequantizeLinear", inputs, [name], axis=axis)], constants
     shape = [1] * rank
     shape[axis] = -1
     constants.append(numpy_helper.from_array(scales.reshape(shape), f"{name}/scale"))

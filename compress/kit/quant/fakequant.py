@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.kit.quant.insert import output_axis, stored_form
+from compress.kit.quant.latent import with_latent_weights
 from compress.kit.quant.plan import INTEGER, Grid, Plan
 from compress.kit.quant.policy import rounded_for_all
 from compress.kit.quant.prepare import WEIGHTED
@@ -74,7 +75,8 @@ class FakeQuant(nn.Module):
 
     At every pass weights are rounded with the scales that they have now, biases to steps of both scales, and maps to
     their grids. For the first ``warmup`` training passes the grids follow the range of the maps; tensors that share a
-    grid in the plan go on sharing it. Weights that somebody rounded beforehand (``plan.rounded``) are rounded anew.
+    grid in the plan go on sharing it. Weights that somebody rounded beforehand (``plan.rounded``) start where plain
+    rounding makes the same of them (``with_latent_weights``), and are rounded anew as they move.
 
     Args:
         prepared: The float graph (``prepare_graph``); it stays as it is.
@@ -84,7 +86,7 @@ class FakeQuant(nn.Module):
 
     def __init__(self, prepared: onnx.ModelProto, plan: Plan, *, warmup: int = 0) -> None:
         super().__init__()
-        self.net = TorchGraph(prepared)
+        self.net = TorchGraph(with_latent_weights(prepared, plan) if plan.rounded else prepared)
         self.warmup = warmup
         self._plan = replace(plan, rounded={})
         self._whole = rounded_for_all(self.net.model, plan)

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from compress.kit.quant.decode import decode_blocks, decode_channels, decode_halves
+from compress.kit.quant.decode import SPELLED, decode_blocks, decode_channels, decode_halves
 from compress.kit.quant.halves import in_float16
 from compress.kit.quant.integers import saturation_free
 from compress.kit.quant.plan import INTEGER, Grid, Plan
@@ -136,7 +136,8 @@ class _Writer:
             written = decode_halves(stored, name)
         else:
             decode = decode_blocks if isinstance(stored, Blocks) else decode_channels
-            written = decode(stored, name, integer=integer)  # type: ignore[arg-type]
+            spelled = node.op_type in SPELLED
+            written = decode(stored, name, integer=integer, spelled=spelled)  # type: ignore[arg-type]
             self._store_bias(node, stored.scales)
         for index, decoder in enumerate(written[0]):
             decoder.name = f"{name}/decode{index}"
@@ -164,6 +165,8 @@ class _Writer:
         integers = np.round(bias.astype(np.float64) / scale).clip(-_LARGEST, _LARGEST).astype(np.int32)
         name = f"{node.name}/bias"
         inputs = [self._constant(f"{name}/q", integers), self._constant(f"{name}/scale", scale)]
+        if node.op_type in SPELLED:
+            inputs.append(self._constant(f"{name}/zero", np.zeros(scale.shape, np.int32)))
         self._node("DequantizeLinear", inputs, name, axis=0)
         node.input[2] = name
 

@@ -68,6 +68,7 @@ class OpenVinoRunner:
         UsageError: If bfloat16 is asked for and this CPU has none.
     """
 
+    @own_signal_stack()
     def __init__(
         self,
         path: Path,
@@ -114,6 +115,7 @@ class OpenVinoRunner:
                 f"OpenVINO can't load '{path.name}': {_said(error)}", hint="write or fetch it again, or take target cpu"
             ) from error
 
+    @own_signal_stack()
     def __call__(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map image (N, C, H, W) to the output (N, C', H', W').
 
@@ -124,9 +126,8 @@ class OpenVinoRunner:
         if not self._wanted.compatible(self._openvino.PartialShape(list(image.shape))):
             raise self._unfit(image)
         try:
-            with own_signal_stack():
-                request = self._request(image.shape)
-                request.infer([np.ascontiguousarray(image)], share_inputs=True)
+            request = self._request(image.shape)
+            request.infer([np.ascontiguousarray(image)], share_inputs=True)
         except RuntimeError as error:
             raise self._unfit(image, f"OpenVINO says: {_said(error)}") from error
         return np.array(request.get_output_tensor(self._output).data, np.float32)
@@ -158,12 +159,12 @@ class OpenVinoRunner:
         wanted = str(self._wanted)
         return UsageError(f"the network wants an image of shape {wanted}, found {list(image.shape)}", hint=hint)
 
+    @own_signal_stack()
     def close(self) -> None:
         """Free the compiled graphs."""
-        with own_signal_stack():
-            self._requests.clear()
-            self._compiled.clear()
-            del self._model, self._core
+        self._requests.clear()
+        self._compiled.clear()
+        del self._model, self._core
 
 
 def _layers(compiled: Any) -> dict[str, int]:

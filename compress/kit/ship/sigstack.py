@@ -18,9 +18,9 @@ class _Stack(ctypes.Structure):
 def own_signal_stack() -> Iterator[None]:
     """Put this thread's alternate signal stack back to what it was; does nothing where there is no such thing.
 
-    OpenVINO gives each thread that infers a stack of its own engine, and puts back what it found when the engine
-    is freed: of two engines, the second then puts back the freed stack of the first, and the next signal, such as a
-    child's end, kills the process.
+    Each OpenVINO engine sets one of its own when its plugin is loaded, and puts back what it found when it is freed:
+    of two engines, the second then puts back the freed stack of the first, and the next signal, such as a child's
+    end, kills the process.
     """
     call = _sigaltstack()
     before = _Stack()

@@ -62,11 +62,11 @@ def plan_pt2e(
     ``keep``: choices that win over the engine's, by node name.
 
     Raises:
-        MissingExtraError: If torchao, which comes with neural-compressor, is not installed.
+        MissingExtraError: If torchao is not installed.
         UsageError: If the graph can't be traced, a batch doesn't fit it, or ``keep`` names no node.
         DataError: If there is no image, or one makes values that aren't finite.
     """
-    require("inc")
+    require("pt2e")
     watched: Watched | None = None
     count = 0
     for image in singly(batches, prepared.graph.input[0].name):
