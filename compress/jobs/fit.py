@@ -32,9 +32,11 @@ from compress.kit.data.sets import Batches, Dataset
 from compress.kit.graph import count_macs, count_parameters
 from compress.kit.lesson import Lesson
 from compress.kit.loop import Loop, make_fabric
+from compress.kit.nets.refit import folded_norms, refit_norms
 from compress.tasks.base import Task
 
 LessonMaker = Callable[[Any, torch.nn.Module], Lesson]  # given the launched fabric and the network that learns
+_REFIT = 64  # pictures whose statistics folded norms get
 Record = Callable[[int, Mapping[str, float]], None]
 
 
@@ -93,6 +95,7 @@ def fit(
     built_with = fitting(network_options or {}, task.network_options(data), network.build)
     start = start or Start(network.build, task.input)
     module = start.build(**built_with)
+    _refit(module, options, plan, task, data, start.input)
     lesson = make_lesson(fabric, module)
     if lesson.prepare is not None:
         lesson.prepare(module)
@@ -113,6 +116,29 @@ def fit(
     return artifact
 
 
+def _refit(module: torch.nn.Module, options: Fitting, plan: Plan, task: Task, data: Dataset, spec: ImageSpec) -> None:
+    """Norms that a file had folded see training pictures before they are trained."""
+    if not folded_norms(module):
+        return
+    batches = _batches(options, plan, task, data, spec)
+    count = refit_norms(module, (batches.at(step)["image"] for step in range(-(-_REFIT // plan.batch))))
+    log.info("%d batch norms were folded: their statistics are those of %d training pictures", count, _REFIT)
+
+
+def _batches(options: Fitting, plan: Plan, task: Task, data: Dataset, spec: ImageSpec, **more: int) -> Batches:
+    return Batches(
+        data,
+        spec,
+        plan.size,
+        batch=plan.batch,
+        seed=options.seed,
+        augment=task.augmentation if plan.augment else None,
+        workers=options.workers,
+        target_nearest=task.nearest,
+        **more,
+    )
+
+
 def _run(
     loop: Loop,
     store: Store,
@@ -125,19 +151,16 @@ def _run(
     patterns: int,
 ) -> None:
     fabric = loop.fabric
-    batches = Batches(
+    batches = _batches(
+        options,
+        plan,
+        task,
         data,
         spec,
-        plan.size,
-        batch=plan.batch,
-        seed=options.seed,
         start=loop.step,
         stop=plan.steps,
         rank=fabric.global_rank,
         world=fabric.world_size,
-        augment=task.augmentation if plan.augment else None,
-        workers=options.workers,
-        target_nearest=task.nearest,
         patterns=patterns,
     )
     title = f"{planned.method} {plan.steps} steps at {plan.size} px"
