@@ -25,7 +25,8 @@ class Distilling(Fitting):
     taps: tuple[str, ...] = ()
     """Feature maps to compare, student.path=teacher.path, repeatable; else the recipe's choice."""
     init: Literal["own", "teacher"] = "own"
-    """What the student starts from: its builder's weights, or the teacher's most important channels."""
+    """What the student starts from: its builder's weights, or the teacher's most important channels (which a high --lr
+    unlearns: give 1e-4)."""
     unlabelled: tuple[str, ...] = ()
     """Folder of photos without labels, repeatable: only the teacher's answers count there."""
     patterns: int = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from torch import nn
 
 from compress.core.console import log
 from compress.core.errors import ArtifactError
+from compress.core.networks import is_reference
 from compress.core.store import MANIFEST, Store, digest, read_manifest
 from compress.core.types import Artifact
 from compress.core.whole import written_whole
@@ -23,8 +23,6 @@ from compress.kit.infer import at_size
 from compress.kit.ship.parity import check_parity
 from compress.kit.ship.runtime import Shipped
 from compress.tasks import TASKS
-
-_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 if TYPE_CHECKING:
     from compress.jobs.foreign import Reading
@@ -52,14 +50,18 @@ def pick(
         fields: What the newest must be when nothing is named.
     """
     if not reference:
-        artifact = bring(store, FIRST) if shipped and not store.artifacts() else store.newest(wanted, **fields)
+        artifact = (
+            bring(store, FIRST)
+            if shipped and FIRST in shipped_names() and not store.artifacts()
+            else store.newest(wanted, **fields)
+        )
     elif reference in shipped_names() and reference not in {known.name for known in store.artifacts()}:
         artifact = bring(store, reference)
     elif reference.endswith(".onnx"):
         from compress.jobs.foreign import Reading, import_onnx
 
         artifact = import_onnx(store, Path(reference), reading or Reading())
-    elif _MODULE.fullmatch(reference):
+    elif is_reference(reference):
         from compress.jobs.foreign import Reading
         from compress.jobs.modules import import_module
 
